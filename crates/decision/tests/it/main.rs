@@ -1,0 +1,7 @@
+//! Tests of whole bundles.
+
+mod bundles;
+mod decisions;
+mod loading;
+mod slicing;
+mod support;

@@ -1,0 +1,89 @@
+//! Counts of what a log holds, and decisions joined to their outcomes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Population;
+use crate::leaf::{DECISION, GAP, Leaf, OUTCOME};
+use crate::tree::LeafIndex;
+
+/// The verdict that an outcome must follow.
+const ALLOW: &str = "allow";
+
+/// What has been counted so far; it keeps one id per decision whose outcome has not come yet.
+#[derive(Default)]
+pub(super) struct Tally {
+    tenant: Option<String>,
+    counts: BTreeMap<(String, Option<String>), u64>,
+    pub(super) first_ms: Option<u64>,
+    pub(super) last_ms: Option<u64>,
+    pub(super) gaps: Vec<LeafIndex>,
+    /// Allowed decisions without an outcome so far.
+    open: HashMap<String, LeafIndex>,
+    /// Outcomes whose decision has not come: streams are ordered, the log between them is not.
+    early: HashMap<String, LeafIndex>,
+    unmatched: Vec<LeafIndex>,
+}
+
+impl Tally {
+    /// Counts the leaf at `index`; says what is wrong with it among the others.
+    pub(super) fn add(&mut self, leaf: Leaf, index: LeafIndex) -> Result<(), String> {
+        let tenant = self.tenant.get_or_insert_with(|| leaf.tenant.clone());
+        if *tenant != leaf.tenant {
+            return Err(format!("tenant `{}` in the log of tenant `{tenant}`", leaf.tenant));
+        }
+        self.first_ms = Some(self.first_ms.map_or(leaf.time.ms, |ms| ms.min(leaf.time.ms)));
+        self.last_ms = Some(self.last_ms.map_or(leaf.time.ms, |ms| ms.max(leaf.time.ms)));
+        match leaf.kind.as_str() {
+            DECISION if leaf.decision.as_deref() == Some(ALLOW) => {
+                self.decided(&leaf.record_id, index)?;
+            }
+            OUTCOME => self.came_out(leaf.parent, index)?,
+            GAP => self.gaps.push(index),
+            _ => {}
+        }
+        *self.counts.entry((leaf.kind, leaf.decision)).or_default() += 1;
+        Ok(())
+    }
+
+    fn decided(&mut self, record_id: &str, index: LeafIndex) -> Result<(), String> {
+        if self.early.remove(record_id).is_some() {
+            return Ok(());
+        }
+        match self.open.insert(record_id.to_owned(), index) {
+            None => Ok(()),
+            Some(first) => Err(format!("record `{record_id}` stands already at leaf {first}")),
+        }
+    }
+
+    fn came_out(&mut self, parent: Option<String>, index: LeafIndex) -> Result<(), String> {
+        let decision = parent.ok_or("the outcome names no decision")?;
+        if self.open.remove(&decision).is_none() {
+            self.unmatched.extend(self.early.insert(decision, index));
+        }
+        Ok(())
+    }
+
+    pub(super) fn population(&self) -> Vec<Population> {
+        let counts = self.counts.iter();
+        let population = counts.map(|((kind, verdict), count)| Population {
+            kind: kind.clone(),
+            verdict: verdict.clone(),
+            count: *count,
+        });
+        population.collect()
+    }
+
+    pub(super) fn decisions_without_outcome(&self) -> Vec<LeafIndex> {
+        sorted(self.open.values().copied())
+    }
+
+    pub(super) fn outcomes_without_decision(&self) -> Vec<LeafIndex> {
+        sorted(self.early.values().chain(&self.unmatched).copied())
+    }
+}
+
+fn sorted(indexes: impl Iterator<Item = LeafIndex>) -> Vec<LeafIndex> {
+    let mut indexes: Vec<_> = indexes.collect();
+    indexes.sort_unstable();
+    indexes
+}

@@ -1,0 +1,395 @@
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::hash::leaf_hash;
+use crate::jcs::canonicalize;
+use crate::leaf::prev_hash;
+use crate::note::SigningKey;
+use crate::testing::{text, vectors};
+use crate::tile::{bundles_for_growth, encode_bundle, tile_bytes, tiles_for_growth};
+use crate::tree::MemoryTree;
+
+/// A published log in memory.
+#[derive(Clone, Debug, Default)]
+struct Files(BTreeMap<String, Vec<u8>>);
+
+impl LogSource for Files {
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
+        Ok(self.0.get(path).cloned())
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>, SourceError> {
+        Ok(self.0.keys().filter(|path| path.starts_with(prefix)).cloned().collect())
+    }
+}
+
+fn log_key() -> SigningKey {
+    SigningKey::from_seed("ledger.example/acme", &[4; 32]).unwrap()
+}
+
+fn options() -> VerifyOptions {
+    VerifyOptions { keys: vec![log_key().verifier_key()], ..VerifyOptions::default() }
+}
+
+fn check(files: &Files) -> Result<Report, Problem> {
+    verify_log(files, &options(), &mut |_| {})
+}
+
+/// Leaves of one stream: pairs of an allowed decision and its outcome.
+fn leaves(count: u64) -> Vec<Vec<u8>> {
+    let mut leaves: Vec<Vec<u8>> = Vec::new();
+    for i in 0..count {
+        let mut leaf = json!({
+            "v": 1, "record_id": format!("r{i}"), "tenant": "acme",
+            "gw": {"replica": "g1", "epoch": 1, "seq": i + 1,
+                   "prev": prev_hash(leaves.last().map(Vec::as_slice))},
+            "time": {"ms": 1_763_700_000_000 + i, "n": 0},
+        });
+        if i % 2 == 0 {
+            leaf["kind"] = json!("decision");
+            leaf["decision"] = json!("allow");
+        } else {
+            leaf["kind"] = json!("outcome");
+            leaf["parent"] = json!(format!("r{}", i - 1));
+        }
+        leaves.push(canonicalize(&leaf).unwrap());
+    }
+    leaves
+}
+
+fn checkpoint_of(tree: &MemoryTree, size: TreeSize) -> Checkpoint {
+    let root = tree.root_at(size).unwrap();
+    Checkpoint { origin: log_key().name().to_owned(), size, root }
+}
+
+fn tree_of(leaves: &[Vec<u8>]) -> MemoryTree {
+    leaves.iter().map(|leaf| leaf_hash(leaf)).collect()
+}
+
+/// Publishes `leaves` as the log did when it had each of `sizes`, signing at each.
+fn publish(leaves: &[Vec<u8>], sizes: &[u64]) -> Files {
+    let (tree, mut files, mut old) = (tree_of(leaves), Files::default(), TreeSize(0));
+    for new in sizes.iter().copied().map(TreeSize) {
+        for path in tiles_for_growth(old, new) {
+            files.0.insert(path.to_string(), tile_bytes(&tree, &path).unwrap());
+        }
+        for path in bundles_for_growth(old, new) {
+            let first = usize::try_from(path.index()).unwrap() * 256;
+            let entries = &leaves[first..first + usize::from(path.width())];
+            files.0.insert(path.to_string(), encode_bundle(entries).unwrap());
+        }
+        let note = checkpoint_of(&tree, new).sign(&log_key()).unwrap().to_bytes();
+        files.0.insert(format!("{CHECKPOINTS_PREFIX}{new}"), note.clone());
+        files.0.insert(CHECKPOINT_PATH.to_owned(), note);
+        old = new;
+    }
+    files
+}
+
+/// The place that a flipped byte must be reported at.
+fn place_of(path: &str, bytes: &[u8], place: usize) -> Option<u64> {
+    let tile = crate::tile::TilePath::parse(path).ok()?;
+    let within = if tile.level().is_some() {
+        place / 32
+    } else {
+        let (mut entry, mut end) = (0, 0);
+        loop {
+            end += 2 + usize::from(u16::from_be_bytes([bytes[end], bytes[end + 1]]));
+            if place < end {
+                break entry;
+            }
+            entry += 1;
+        }
+    };
+    Some(tile.index() * 256 + u64::try_from(within).unwrap())
+}
+
+fn check_flip(files: &Files, path: &str, place: usize, mask: u8) {
+    let mut altered = files.clone();
+    altered.0.get_mut(path).unwrap()[place] ^= mask;
+    let problem = check(&altered).unwrap_err();
+    let expected = place_of(path, &files.0[path], place);
+    assert_eq!((problem.object.as_str(), problem.index), (path, expected), "{place}: {problem}");
+}
+
+#[test]
+fn a_good_log_is_counted() {
+    let mut seen = Vec::new();
+    let files = publish(&leaves(601), &[1, 200, 256, 300, 600, 601]);
+    let report = verify_log(&files, &options(), &mut |at| seen.push(at.checked.0)).unwrap();
+    assert_eq!(seen, [256, 512, 601]);
+    assert_eq!((report.size, report.checkpoints), (TreeSize(601), 6));
+    let counts: Vec<_> = report.population.iter().map(|p| (p.kind.as_str(), p.count)).collect();
+    assert_eq!(counts, [("decision", 301), ("outcome", 300)]);
+    assert_eq!(report.decisions_without_outcome, [LeafIndex(600)]);
+    assert_eq!(report.last_ms, Some(1_763_700_000_600));
+    assert_eq!(report.unsigned, [""; 0]);
+}
+
+#[test]
+fn the_published_log_has_its_report() {
+    let vectors = vectors("log.json");
+    let files = vectors["files_base64"].as_object().unwrap().iter();
+    let files = files.map(|(path, file)| (path.clone(), STANDARD.decode(file.as_str().unwrap())));
+    let files = Files(files.map(|(path, file)| (path, file.unwrap())).collect());
+    let keys = vec![VerifierKey::parse(text(&vectors, "vkey")).unwrap()];
+    let options = VerifyOptions { keys, ..VerifyOptions::default() };
+    let report = verify_log(&files, &options, &mut |_| {}).unwrap();
+    assert_eq!(serde_json::to_value(report).unwrap(), vectors["report"]);
+}
+
+#[test]
+fn an_empty_log_is_good() {
+    let report = check(&publish(&[], &[0])).unwrap();
+    assert_eq!((report.size.0, report.checkpoints, report.first_ms), (0, 1, None));
+}
+
+#[test]
+fn every_flipped_byte_is_found_in_its_place() {
+    let mut files = publish(&leaves(4), &[2, 4]);
+    // The same bytes as `checkpoint`: one signature less to check per flip.
+    files.0.remove("checkpoints/4");
+    assert!(check(&files).is_ok());
+    for (path, bytes) in &files.0 {
+        for place in 0..bytes.len() {
+            check_flip(&files, path, place, 0x01);
+        }
+    }
+}
+
+#[test]
+fn flipped_bytes_of_a_larger_log_are_found_in_their_place() {
+    let files = publish(&leaves(520), &[100, 257, 520]);
+    assert!(check(&files).is_ok());
+    for (path, bytes) in &files.0 {
+        let step = (bytes.len() / 3).max(1);
+        for place in (0..bytes.len()).step_by(step).chain([bytes.len() - 1]) {
+            check_flip(&files, path, place, 0x80);
+        }
+    }
+}
+
+#[test]
+fn missing_files_are_named() {
+    let files = publish(&leaves(520), &[100, 520]);
+    let needed = [
+        "checkpoint",
+        "tile/0/000",
+        "tile/0/002.p/8",
+        "tile/1/000.p/2",
+        "tile/entries/001",
+        "tile/entries/002.p/8",
+    ];
+    for path in needed {
+        let mut altered = files.clone();
+        altered.0.remove(path).unwrap();
+        assert_eq!(check(&altered).unwrap_err(), Problem::file(path, "the file is missing"));
+    }
+}
+
+#[test]
+fn cut_and_lengthened_files_are_named() {
+    let cut: fn(&mut Vec<u8>) = |file| file.truncate(file.len() - 1);
+    let lengthen: fn(&mut Vec<u8>) = |file| file.push(0);
+    let files = publish(&leaves(300), &[300]);
+    for path in files.0.keys() {
+        for change in [cut, lengthen] {
+            let mut altered = files.clone();
+            change(altered.0.get_mut(path).unwrap());
+            assert_eq!(check(&altered).unwrap_err().object, *path);
+        }
+    }
+}
+
+#[test]
+fn files_that_do_not_belong_are_named() {
+    for path in ["tile/0/0", "tile/entries/000.p/0", "checkpoints/x", "checkpoints/01"] {
+        let mut files = publish(&leaves(3), &[3]);
+        files.0.insert(path.to_owned(), Vec::new());
+        assert_eq!(check(&files).unwrap_err().object, path);
+    }
+}
+
+/// An insider changes an entry and everything that follows from it, but has no key.
+#[test]
+fn a_rewritten_log_does_not_have_the_signed_root() {
+    let mut changed = leaves(300);
+    let last = changed.len() - 1;
+    let edited = String::from_utf8(changed[last].clone()).unwrap().replace("r298", "r296");
+    changed[last] = edited.into_bytes();
+    let honest = publish(&leaves(300), &[300]);
+    let mut files = publish(&changed, &[300]);
+    for path in ["checkpoint", "checkpoints/300"] {
+        files.0.insert(path.to_owned(), honest.0[path].clone());
+    }
+    assert_eq!(check(&files).unwrap_err().object, "checkpoints/300");
+    files.0.remove("checkpoints/300");
+    assert_eq!(check(&files).unwrap_err().object, "checkpoint");
+}
+
+/// An entry and its tile are changed together; the tile above still knows better.
+#[test]
+fn an_entry_changed_with_its_tile_is_found_by_the_tile_above() {
+    let honest = leaves(600);
+    let mut files = publish(&honest, &[600]);
+    let mut changed = honest;
+    let edited = String::from_utf8(changed[599].clone()).unwrap().replace("r598", "r596");
+    changed[599] = edited.into_bytes();
+    let altered = publish(&changed, &[600]);
+    for path in ["tile/0/002.p/88", "tile/entries/002.p/88"] {
+        files.0.insert(path.to_owned(), altered.0[path].clone());
+    }
+    let problem = check(&files).unwrap_err();
+    assert_eq!(problem.object, "checkpoints/600");
+}
+
+/// Whoever has the key too can sign a rewritten log, but not unsign what others keep.
+#[test]
+fn a_log_forked_with_the_stolen_key_contradicts_a_pinned_checkpoint() {
+    let honest = leaves(20);
+    let mut changed = leaves(9);
+    changed.extend(leaves(20).split_off(9));
+    changed[19] = leaves(20)[19].clone();
+    let edited = String::from_utf8(changed[19].clone()).unwrap().replace("r18", "r16");
+    changed[19] = edited.into_bytes();
+    let files = publish(&changed, &[20]);
+    assert!(check(&files).is_ok());
+    let pinned = Some(checkpoint_of(&tree_of(&honest), TreeSize(20)));
+    let problem = verify_log(&files, &VerifyOptions { pinned, ..options() }, &mut |_| {});
+    assert_eq!(problem.unwrap_err().object, "checkpoint");
+    let mut stored = files;
+    let note = checkpoint_of(&tree_of(&honest), TreeSize(20)).sign(&log_key()).unwrap();
+    stored.0.insert("checkpoints/20".to_owned(), note.to_bytes());
+    assert_eq!(check(&stored).unwrap_err().object, "checkpoints/20");
+}
+
+#[test]
+fn a_log_whose_tail_was_cut_is_behind_what_was_kept() {
+    let leaves = leaves(20);
+    let tree = tree_of(&leaves);
+    let files = publish(&leaves[..10], &[10]);
+    for (size, good) in [(9, true), (10, true), (11, false), (20, false)] {
+        let pinned = Some(checkpoint_of(&tree, TreeSize(size)));
+        let result = verify_log(&files, &VerifyOptions { pinned, ..options() }, &mut |_| {});
+        assert_eq!(result.is_ok(), good, "pinned at {size}");
+    }
+    let mut stored = files;
+    let note = checkpoint_of(&tree, TreeSize(20)).sign(&log_key()).unwrap();
+    stored.0.insert("checkpoints/20".to_owned(), note.to_bytes());
+    assert_eq!(check(&stored).unwrap_err().object, "checkpoint");
+}
+
+#[test]
+fn a_checkpoint_of_another_key_size_or_log_is_refused() {
+    let leaves = leaves(5);
+    let tree = tree_of(&leaves);
+    let thief = SigningKey::from_seed("ledger.example/acme", &[5; 32]).unwrap();
+    let note = checkpoint_of(&tree, TreeSize(5)).sign(&thief).unwrap().to_bytes();
+    for path in ["checkpoint", "checkpoints/3"] {
+        let mut files = publish(&leaves, &[3, 5]);
+        files.0.insert(path.to_owned(), note.clone());
+        assert_eq!(check(&files).unwrap_err().object, path);
+    }
+    let mut files = publish(&leaves, &[3, 5]);
+    let other = files.0["checkpoints/5"].clone();
+    files.0.insert("checkpoints/3".to_owned(), other);
+    assert_eq!(check(&files).unwrap_err().object, "checkpoints/3");
+}
+
+/// A crash between publishing and signing leaves files of a larger tree.
+#[test]
+fn files_past_the_checkpoint_are_checked_up_to_it_and_listed() {
+    let leaves = leaves(300);
+    let mut files = publish(&leaves, &[5, 300]);
+    let signed = publish(&leaves[..5], &[5]);
+    files.0.insert("checkpoint".to_owned(), signed.0["checkpoint"].clone());
+    files.0.remove("checkpoints/300");
+    let report = check(&files).unwrap();
+    assert_eq!(report.size, TreeSize(5));
+    assert_eq!(
+        report.unsigned,
+        [
+            "tile/0/000",
+            "tile/0/001.p/44",
+            "tile/1/000.p/1",
+            "tile/entries/000",
+            "tile/entries/001.p/44"
+        ]
+    );
+    check_flip(&files, "tile/entries/000", 20, 1);
+    check_flip(&files, "tile/0/000", 70, 1);
+}
+
+#[test]
+fn broken_records_are_named_even_when_the_tree_holds() {
+    let altered = |index: usize, change: &dyn Fn(&mut Value)| {
+        let mut leaves = leaves(6);
+        let mut leaf: Value = serde_json::from_slice(&leaves[index]).unwrap();
+        change(&mut leaf);
+        leaves[index] = canonicalize(&leaf).unwrap();
+        check(&publish(&leaves, &[6])).map_err(|problem| (problem.object, problem.index))
+    };
+    let at = |index| Err(("tile/entries/000.p/6".to_owned(), Some(index)));
+    assert_eq!(altered(5, &|leaf| leaf["gw"]["seq"] = json!(9)), at(5));
+    assert_eq!(altered(5, &|leaf| leaf["tenant"] = json!("other")), at(5));
+    assert_eq!(altered(5, &|leaf| drop(leaf.as_object_mut().unwrap().remove("parent"))), at(5));
+    assert_eq!(altered(2, &|leaf| leaf["agent"] = json!("a")), at(3));
+    // A second outcome of the same decision is no fault of the log, but it is counted.
+    let report = altered(5, &|leaf| leaf["parent"] = json!("r2")).unwrap();
+    assert_eq!(report.outcomes_without_decision, [LeafIndex(5)]);
+    assert_eq!(report.decisions_without_outcome, [LeafIndex(4)]);
+}
+
+#[test]
+fn a_decision_recorded_twice_is_named() {
+    let mut leaves = leaves(3);
+    let mut leaf: Value = serde_json::from_slice(&leaves[2]).unwrap();
+    leaf["record_id"] = json!("r9");
+    leaves[2] = canonicalize(&leaf).unwrap();
+    leaf["gw"]["seq"] = json!(4);
+    leaf["gw"]["prev"] = json!(prev_hash(Some(&leaves[2])));
+    leaves.push(canonicalize(&leaf).unwrap());
+    let problem = check(&publish(&leaves, &[4])).unwrap_err();
+    insta::assert_snapshot!(problem, @"`tile/entries/000.p/4`, index 3: record `r9` stands already at leaf 2");
+}
+
+#[test]
+fn an_opaque_log_is_checked_as_a_tree() {
+    let entries = vec![b"any".to_vec(), b"bytes".to_vec()];
+    let files = publish(&entries, &[1, 2]);
+    assert!(check(&files).is_err());
+    let opaque = VerifyOptions { entries: EntryFormat::Opaque, ..options() };
+    assert_eq!(verify_log(&files, &opaque, &mut |_| {}).unwrap().checkpoints, 2);
+}
+
+#[test]
+fn a_source_that_fails_is_a_problem() {
+    struct Failing;
+    impl LogSource for Failing {
+        fn read(&self, _: &str) -> Result<Option<Vec<u8>>, SourceError> {
+            Err(SourceError("no permission".to_owned()))
+        }
+        fn list(&self, _: &str) -> Result<Vec<String>, SourceError> {
+            Ok(Vec::new())
+        }
+    }
+    let problem = verify_log(&Failing, &options(), &mut |_| {}).unwrap_err();
+    assert_eq!(problem, Problem::file("checkpoint", "no permission"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_log_published_at_any_sizes_is_good(mut sizes in proptest::collection::btree_set(1_u64..600, 1..5)) {
+        let last = *sizes.last().unwrap();
+        sizes.insert(last);
+        let sizes: Vec<u64> = sizes.into_iter().collect();
+        let report = check(&publish(&leaves(last), &sizes)).unwrap();
+        prop_assert_eq!(report.checkpoints, u64::try_from(sizes.len()).unwrap());
+    }
+}

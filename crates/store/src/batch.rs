@@ -1,0 +1,454 @@
+//! What one transaction of the writer does, record by record.
+
+use countersign_ledger::hash::sha256;
+use countersign_ledger::limits::ENTRY_BYTES_MAX;
+use countersign_ledger::{Frontier, Hash, LeafIndex, leaf_hash};
+use countersign_model::{AgentId, OutcomeStatus, ReasonCode, RecordId};
+use serde_json::{Map, Value, json};
+use sqlx::{Row as _, SqliteConnection};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::clock::Hlc;
+use crate::db::{Column, int, row_sum};
+use crate::effect::{self, Effect};
+use crate::intent::{Appended, DenialFields};
+use crate::prepare::{Prepared, SealedRow};
+use crate::StoreError;
+
+/// One record for the writer, with what else belongs into its transaction.
+pub(crate) struct Job {
+    pub(crate) prepared: Prepared,
+    /// Taken when the job is run.
+    pub(crate) work: Option<Work>,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Result<Done, StoreError>>,
+    /// Whether the job permits a call.
+    pub(crate) is_intent: bool,
+    /// The call that the job ends.
+    pub(crate) settles: Option<RecordId>,
+}
+
+impl Job {
+    pub(crate) fn new(
+        prepared: Prepared,
+        work: Work,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<Done, StoreError>>,
+    ) -> Self {
+        let is_intent = matches!(&work, Work::Intent { .. });
+        let settles = match &work {
+            Work::Outcome(settlement) => Some(settlement.call),
+            Work::Intent { .. } | Work::Record(_) => None,
+        };
+        Self { prepared, work: Some(work), deadline, reply, is_intent, settles }
+    }
+
+    /// Returns the call that the job permits.
+    pub(crate) fn intent(&self) -> Option<RecordId> {
+        self.is_intent.then_some(self.prepared.record)
+    }
+}
+
+pub(crate) enum Work {
+    Intent { claim: Option<Claim> },
+    Outcome(Settlement),
+    Record(Vec<Effect>),
+}
+
+/// An idempotency claim whose key and payload digest are keyed hashes already.
+pub(crate) struct Claim {
+    pub(crate) agent: AgentId,
+    pub(crate) key: [u8; 32],
+    pub(crate) digest: [u8; 32],
+    pub(crate) denial: DenialFields,
+}
+
+/// The end of an open call.
+pub(crate) struct Settlement {
+    pub(crate) call: RecordId,
+    pub(crate) status: OutcomeStatus,
+    /// The state that the call must be in: `open`, or `unknown` when an operator settles it.
+    pub(crate) from: &'static str,
+    pub(crate) replay: Option<(i64, SealedRow)>,
+}
+
+/// What became of a job.
+pub(crate) enum Done {
+    Recorded(Appended),
+    Replayed { first: RecordId, status: OutcomeStatus },
+    InFlight { first: RecordId },
+    Refused { code: ReasonCode, first: RecordId, place: Appended },
+}
+
+/// The writer's place in the tree and in its stream. It is replaced only after a commit.
+#[derive(Clone)]
+pub(crate) struct Head {
+    pub(crate) frontier: Frontier,
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) prev: Hash,
+    pub(crate) time: Hlc,
+    /// What the clock last said.
+    pub(crate) clock_ms: i64,
+}
+
+/// One transaction under way.
+pub(crate) struct Batch<'a> {
+    pub(crate) tx: &'a mut SqliteConnection,
+    pub(crate) tenant: &'a str,
+    pub(crate) replica: &'a str,
+    pub(crate) now: i64,
+    pub(crate) head: Head,
+    pub(crate) bytes: usize,
+}
+
+type Refusable<T> = Result<Result<T, StoreError>, sqlx::Error>;
+
+impl Batch<'_> {
+    /// Does one job. The outer error fails the batch, the inner one only this job.
+    pub(crate) async fn run(&mut self, prepared: &mut Prepared, work: Work) -> Refusable<Done> {
+        match work {
+            Work::Intent { claim } => self.intent(prepared, claim).await,
+            Work::Outcome(settlement) => self.outcome(prepared, settlement).await,
+            Work::Record(effects) => self.record(prepared, effects).await,
+        }
+    }
+
+    async fn intent(&mut self, prepared: &mut Prepared, claim: Option<Claim>) -> Refusable<Done> {
+        let claimed = claim.is_some();
+        if let Some(claim) = claim
+            && let Some(done) = self.claim(prepared, claim).await?
+        {
+            return Ok(done);
+        }
+        let call = prepared.record;
+        let place = match self.append(prepared).await? {
+            Ok(place) => place,
+            Err(error) => return Ok(Err(error)),
+        };
+        put_open_call(self.tx, self.tenant, call, "open", claimed).await?;
+        Ok(Ok(Done::Recorded(place)))
+    }
+
+    /// Claims a key; returns what to answer if another call holds it.
+    async fn claim(
+        &mut self,
+        prepared: &mut Prepared,
+        claim: Claim,
+    ) -> Result<Option<Result<Done, StoreError>>, sqlx::Error> {
+        let row = ClaimRow {
+            agent: claim.agent,
+            key: claim.key.to_vec(),
+            record: prepared.record,
+            digest: claim.digest.to_vec(),
+        };
+        if row.insert(self.tx, self.tenant).await? {
+            return Ok(None);
+        }
+        let (first, digest, status) = row.holder(self.tx, self.tenant).await?;
+        let code = if digest != row.digest {
+            ReasonCode::IDEMPOTENCY_PAYLOAD_MISMATCH
+        } else {
+            match status.as_str() {
+                "open" => return Ok(Some(Ok(Done::InFlight { first }))),
+                "unknown" => ReasonCode::IDEMPOTENCY_OUTCOME_UNKNOWN,
+                _ if !self.is_kept(first).await? => ReasonCode::IDEMPOTENCY_RESULT_GONE,
+                "failed" => {
+                    let status = OutcomeStatus::Failed;
+                    return Ok(Some(Ok(Done::Replayed { first, status })));
+                }
+                _ => {
+                    let status = OutcomeStatus::Executed;
+                    return Ok(Some(Ok(Done::Replayed { first, status })));
+                }
+            }
+        };
+        prepared.public = (claim.denial)(&code);
+        let place = self.append(prepared).await?;
+        Ok(Some(place.map(|place| Done::Refused { code, first, place })))
+    }
+
+    async fn is_kept(&mut self, call: RecordId) -> Result<bool, sqlx::Error> {
+        let row: Option<i64> = sqlx::query_scalar(
+            "SELECT 1 FROM replay WHERE tenant = $1 AND record = $2 AND expires_ms > $3",
+        )
+        .bind(self.tenant)
+        .bind(record_bytes(call))
+        .bind(self.now)
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    async fn outcome(&mut self, prepared: &mut Prepared, end: Settlement) -> Refusable<Done> {
+        let row = sqlx::query(
+            "DELETE FROM open_call WHERE tenant = $1 AND record = $2 AND state = $3
+             RETURNING claimed",
+        )
+        .bind(self.tenant)
+        .bind(record_bytes(end.call))
+        .bind(end.from)
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        let Some(row) = row else {
+            let reason = format!("call `{}` is not {}: it has an outcome", end.call, end.from);
+            return Ok(Err(StoreError::invalid(reason)));
+        };
+        let claimed = row.try_get::<i64, _>(0)? == 1;
+        if end.status == OutcomeStatus::Unknown {
+            put_open_call(self.tx, self.tenant, end.call, "unknown", claimed).await?;
+        }
+        if claimed {
+            settle_claim(self.tx, self.tenant, end.call, end.status).await?;
+            if let Some((expires, row)) = end.replay {
+                row.insert_replay(self.tx, self.tenant, end.call, expires).await?;
+            }
+        }
+        // The caller prepared the leaf, so it fits: a refusal here would leave the call half settled.
+        match self.append(prepared).await? {
+            Ok(place) => Ok(Ok(Done::Recorded(place))),
+            Err(_) => Err(sqlx::Error::Protocol("an outcome does not fit its leaf".into())),
+        }
+    }
+
+    async fn record(&mut self, prepared: &mut Prepared, effects: Vec<Effect>) -> Refusable<Done> {
+        for effect in effects {
+            effect::apply(self.tx, self.tenant, effect).await?;
+        }
+        Ok(self.append(prepared).await?.map(Done::Recorded))
+    }
+
+    /// Gives a record its place and writes it: intake, leaf, sealed sections.
+    async fn append(&mut self, prepared: &mut Prepared) -> Refusable<Appended> {
+        let time = self.head.time.next(self.now);
+        let body = match self.body(prepared, time) {
+            Ok(body) if body.len() <= ENTRY_BYTES_MAX => body,
+            Ok(body) => {
+                return Ok(Err(StoreError::TooLarge { bytes: body.len(), max: ENTRY_BYTES_MAX }));
+            }
+            Err(error) => return Ok(Err(error)),
+        };
+        let hash = leaf_hash(&body);
+        let index = self.head.frontier.size().0;
+        let (epoch, seq) = (int(self.head.epoch), int(self.head.seq));
+        sqlx::query(
+            "INSERT INTO intake (tenant, replica, epoch, seq, record, kind, prev, body)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(self.tenant)
+        .bind(self.replica)
+        .bind(epoch)
+        .bind(seq)
+        .bind(record_bytes(prepared.record))
+        .bind(prepared.kind.as_str())
+        .bind(self.head.prev.0.as_slice())
+        .bind(body.as_slice())
+        .execute(&mut *self.tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO leaf (tenant, idx, replica, epoch, seq, leaf_hash)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(self.tenant)
+        .bind(int(index))
+        .bind(self.replica)
+        .bind(epoch)
+        .bind(seq)
+        .bind(hash.0.as_slice())
+        .execute(&mut *self.tx)
+        .await?;
+        prepared.insert_private(self.tx, self.tenant).await?;
+        self.bytes += body.len();
+        self.head.frontier.push(hash);
+        self.head.seq += 1;
+        self.head.prev = sha256(&body);
+        self.head.time = time;
+        let record_id = prepared.record;
+        Ok(Ok(Appended { record_id, index: LeafIndex(index), leaf_hash: hash }))
+    }
+
+    fn body(&self, prepared: &Prepared, time: Hlc) -> Result<Vec<u8>, StoreError> {
+        let mut leaf: Map<String, Value> = prepared.base.clone();
+        leaf.extend(prepared.public.clone());
+        let gw = json!({
+            "replica": self.replica,
+            "epoch": self.head.epoch,
+            "seq": self.head.seq,
+            "prev": self.head.prev.to_base64url(),
+        });
+        leaf.insert("gw".to_owned(), gw);
+        leaf.insert("time".to_owned(), json!({ "ms": time.ms, "n": time.n }));
+        crate::prepare::canonical(&Value::Object(leaf))
+    }
+
+    /// Writes the right edge that the batch leaves behind.
+    pub(crate) async fn finish(self) -> Result<Head, sqlx::Error> {
+        sqlx::query(
+            "INSERT INTO frontier (tenant, size, edge, root, epoch) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (tenant) DO UPDATE SET size = excluded.size, edge = excluded.edge,
+             root = excluded.root, epoch = excluded.epoch",
+        )
+        .bind(self.tenant)
+        .bind(int(self.head.frontier.size().0))
+        .bind(self.head.frontier.to_bytes())
+        .bind(self.head.frontier.root().0.as_slice())
+        .bind(int(self.head.epoch))
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(self.head)
+    }
+}
+
+/// Returns a record id as columns have it.
+pub(crate) fn record_bytes(record: RecordId) -> Vec<u8> {
+    record.0.as_bytes().to_vec()
+}
+
+/// Reads a record id from a column.
+pub(crate) fn record_from(bytes: &[u8]) -> Result<RecordId, StoreError> {
+    let uuid = uuid::Uuid::from_slice(bytes)
+        .map_err(|_| StoreError::corrupt("a record id does not have 16 bytes"))?;
+    Ok(RecordId(uuid))
+}
+
+/// Returns the sum of a row of `open_call`.
+pub(crate) fn open_call_sum(tenant: &str, record: &[u8], state: &str, claimed: bool) -> Vec<u8> {
+    row_sum(
+        "open_call",
+        &[
+            Column::Text(tenant),
+            Column::Blob(record),
+            Column::Text(state),
+            Column::Int(i64::from(claimed)),
+        ],
+    )
+}
+
+async fn put_open_call(
+    tx: &mut SqliteConnection,
+    tenant: &str,
+    call: RecordId,
+    state: &str,
+    claimed: bool,
+) -> Result<(), sqlx::Error> {
+    let record = record_bytes(call);
+    let sum = open_call_sum(tenant, &record, state, claimed);
+    sqlx::query(
+        "INSERT INTO open_call (tenant, record, state, claimed, sum) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(tenant)
+    .bind(record)
+    .bind(state)
+    .bind(i64::from(claimed))
+    .bind(sum)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+struct ClaimRow {
+    agent: AgentId,
+    key: Vec<u8>,
+    record: RecordId,
+    digest: Vec<u8>,
+}
+
+/// Returns the sum of a row of `idempotency`.
+pub(crate) fn claim_sum(
+    tenant: &str,
+    agent: &[u8],
+    key: &[u8],
+    record: &[u8],
+    digest: &[u8],
+    status: &str,
+) -> Vec<u8> {
+    row_sum(
+        "idempotency",
+        &[
+            Column::Text(tenant),
+            Column::Blob(agent),
+            Column::Blob(key),
+            Column::Blob(record),
+            Column::Blob(digest),
+            Column::Text(status),
+        ],
+    )
+}
+
+impl ClaimRow {
+    /// Returns whether the key was free.
+    async fn insert(&self, tx: &mut SqliteConnection, tenant: &str) -> Result<bool, sqlx::Error> {
+        let (agent, record) = (self.agent.0.as_bytes().to_vec(), record_bytes(self.record));
+        let sum = claim_sum(tenant, &agent, &self.key, &record, &self.digest, "open");
+        let won = sqlx::query(
+            "INSERT INTO idempotency (tenant, agent, idempotency_key, record, digest, status, sum)
+             VALUES ($1, $2, $3, $4, $5, 'open', $6) ON CONFLICT DO NOTHING RETURNING record",
+        )
+        .bind(tenant)
+        .bind(agent)
+        .bind(&self.key)
+        .bind(record)
+        .bind(&self.digest)
+        .bind(sum)
+        .fetch_optional(tx)
+        .await?;
+        Ok(won.is_some())
+    }
+
+    /// Returns record, payload digest and status of the call that has the key.
+    async fn holder(
+        &self,
+        tx: &mut SqliteConnection,
+        tenant: &str,
+    ) -> Result<(RecordId, Vec<u8>, String), sqlx::Error> {
+        let row = sqlx::query(
+            "SELECT record, digest, status FROM idempotency
+              WHERE tenant = $1 AND agent = $2 AND idempotency_key = $3",
+        )
+        .bind(tenant)
+        .bind(self.agent.0.as_bytes().to_vec())
+        .bind(&self.key)
+        .fetch_one(tx)
+        .await?;
+        let record: Vec<u8> = row.try_get(0)?;
+        let first = record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok((first, row.try_get(1)?, row.try_get(2)?))
+    }
+}
+
+/// Writes how a call with a key ended; one that was not forwarded gives its key back.
+async fn settle_claim(
+    tx: &mut SqliteConnection,
+    tenant: &str,
+    call: RecordId,
+    status: OutcomeStatus,
+) -> Result<(), sqlx::Error> {
+    let record = record_bytes(call);
+    if status == OutcomeStatus::NotForwarded {
+        sqlx::query("DELETE FROM idempotency WHERE tenant = $1 AND record = $2")
+            .bind(tenant)
+            .bind(record)
+            .execute(tx)
+            .await?;
+        return Ok(());
+    }
+    let row = sqlx::query(
+        "SELECT agent, idempotency_key, digest FROM idempotency WHERE tenant = $1 AND record = $2",
+    )
+    .bind(tenant)
+    .bind(&record)
+    .fetch_one(&mut *tx)
+    .await?;
+    let (agent, key, digest): (Vec<u8>, Vec<u8>, Vec<u8>) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let sum = claim_sum(tenant, &agent, &key, &record, &digest, status.as_str());
+    sqlx::query("UPDATE idempotency SET status = $3, sum = $4 WHERE tenant = $1 AND record = $2")
+        .bind(tenant)
+        .bind(record)
+        .bind(status.as_str())
+        .bind(sum)
+        .execute(tx)
+        .await?;
+    Ok(())
+}

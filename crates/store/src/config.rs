@@ -1,0 +1,67 @@
+//! What a store needs to know.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_model::TenantId;
+
+use crate::clock::{Clock, IdSource};
+use crate::limits::{COMMIT_DEADLINE_MS, QUEUE_RECORDS_MAX};
+
+/// The settings of a store.
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// The tenant whose log it is.
+    pub tenant: TenantId,
+    /// The name of this gateway process among the writers of the log.
+    pub replica: String,
+    /// The log's origin: a URL without a scheme, also the name of the log's key.
+    pub origin: String,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where record ids come from.
+    pub ids: IdSource,
+    /// The keystore's folder; `keys` in the data folder if absent.
+    pub keys: Option<PathBuf>,
+    /// How long a caller waits for its commit.
+    pub commit_deadline: Duration,
+    /// How many records may wait for the writer.
+    pub queue: usize,
+    /// The pause between two publications.
+    pub publish_every: Duration,
+    /// The silence after which a heartbeat is recorded.
+    pub heartbeat_every: Duration,
+}
+
+impl StoreConfig {
+    /// Returns the default settings: replica `g1`, origin `localhost/<tenant>`.
+    #[must_use]
+    pub fn new(tenant: TenantId, clock: Arc<dyn Clock>, ids: IdSource) -> Self {
+        Self {
+            origin: format!("localhost/{tenant}"),
+            tenant,
+            replica: "g1".to_owned(),
+            clock,
+            ids,
+            keys: None,
+            commit_deadline: Duration::from_millis(COMMIT_DEADLINE_MS),
+            queue: QUEUE_RECORDS_MAX,
+            publish_every: Duration::from_secs(1),
+            heartbeat_every: Duration::from_secs(60),
+        }
+    }
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("tenant", &self.tenant)
+            .field("replica", &self.replica)
+            .field("origin", &self.origin)
+            .field("keys", &self.keys)
+            .field("commit_deadline", &self.commit_deadline)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+//! Files that are written whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use crate::StoreError;
+
+/// Mode of folders that hold secrets or records.
+const FOLDER_MODE: u32 = 0o700;
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Access {
+    /// The owner alone.
+    Private,
+    /// Whoever may enter the folder: a published log.
+    Shared,
+}
+
+pub(crate) trait AtPath<T> {
+    /// Names the file in the error.
+    fn at(self, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T> AtPath<T> for io::Result<T> {
+    fn at(self, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Io { path: path.to_owned(), source })
+    }
+}
+
+/// Makes a folder and its parents, for the owner alone.
+pub(crate) fn make_folder(path: &Path) -> Result<(), StoreError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, FOLDER_MODE);
+    builder.create(path).at(path)
+}
+
+/// Replaces `path` by `bytes`: written beside it, synced, renamed, folder synced.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = folder.join(format!(".{name}.new"));
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(
+        &mut options,
+        match access {
+            Access::Private => 0o600,
+            Access::Shared => 0o644,
+        },
+    );
+    let mut file = options.open(&beside).at(&beside)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).at(&beside)?;
+    fs::rename(&beside, path).at(path)?;
+    sync_folder(folder)
+}
+
+/// Makes renames and new files in a folder durable.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).at(folder)
+}
+
+/// Reads a file if it exists.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at(path),
+    }
+}

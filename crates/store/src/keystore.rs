@@ -1,0 +1,334 @@
+//! The keys, in a folder apart from the database.
+//!
+//! | file | key |
+//! |---|---|
+//! | `log.key` | Ed25519 seed that signs checkpoints |
+//! | `pseudonym.key`, `api-key.key`, `idempotency.key` | HMAC-SHA256 keys |
+//! | `tenant.kek` | wraps the keys below |
+//! | `periods/<yyyy-mm>-standard.kek` | key of a month and retention class |
+//! | `subjects/<shard>.keks` | keys of 256 data subjects, by slot |
+//!
+//! Files are replaced whole (write, fsync, rename, fsync of the folder), mode 0600 in folders of 0700.
+//! Out of scope: a key-management service, destroying keys (erasure).
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_ledger::SigningKey;
+use countersign_ledger::seal::{Key, WRAPPED_KEY_BYTES, unwrap_key, wrap_key};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::StoreError;
+use crate::files::{Access, make_folder, read_if_there, write_atomic};
+
+/// Keys in one shard file.
+pub(crate) const SHARD_SLOTS: u32 = 256;
+
+/// The only retention class so far.
+const CLASS: &str = "standard";
+
+/// Names that the wrapping of keys is bound to.
+const PERIOD: &str = "countersign/period";
+const SUBJECT: &str = "countersign/subject";
+
+/// Opened keys. It has no readable form; key material is wiped when dropped.
+#[expect(missing_debug_implementations, reason = "key material")]
+pub struct Keystore {
+    folder: PathBuf,
+    log_seed: Zeroizing<[u8; 32]>,
+    pseudonym: Key,
+    api_key: Key,
+    idempotency: Key,
+    tenant: Key,
+    periods: Mutex<HashMap<String, Arc<Key>>>,
+    shards: Mutex<HashMap<u32, Arc<Vec<Option<Key>>>>>,
+    /// Held while a file of wrapped keys is looked for and made.
+    making: Mutex<()>,
+}
+
+/// Fills an array with random bytes.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Returns HMAC-SHA256 over length-prefixed parts.
+fn mac(key: &Key, parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).ok()?;
+    for part in parts {
+        mac.update(&part.len().to_be_bytes());
+        mac.update(part);
+    }
+    Some(mac)
+}
+
+fn keyed_hash(key: &Key, parts: &[&[u8]]) -> Result<[u8; 32], StoreError> {
+    let mac = mac(key, parts).ok_or_else(|| StoreError::NoKey("hmac".to_owned()))?;
+    Ok(mac.finalize().into_bytes().into())
+}
+
+impl Keystore {
+    /// Makes a keystore with fresh keys.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] if the folder has one; [`StoreError::Io`], [`StoreError::Random`].
+    pub fn create(folder: &Path) -> Result<Self, StoreError> {
+        let first = folder.join("log.key");
+        if first.exists() {
+            return Err(StoreError::Exists(first));
+        }
+        for folder in [folder.to_owned(), folder.join("periods"), folder.join("subjects")] {
+            make_folder(&folder)?;
+        }
+        // `log.key` comes last: its presence says that the keystore is complete.
+        for name in ["pseudonym.key", "api-key.key", "idempotency.key", "tenant.kek", "log.key"] {
+            let key = Zeroizing::new(random::<32>()?);
+            let text = Zeroizing::new(format!("{}\n", STANDARD.encode(*key)));
+            write_atomic(&folder.join(name), text.as_bytes(), Access::Private)?;
+        }
+        Self::open(folder)
+    }
+
+    /// Opens a keystore.
+    ///
+    /// # Errors
+    /// [`StoreError::NoKey`] names a missing or malformed file.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let read = |name: &str| read_key(&folder.join(name)).map(|key| Key::new(*key));
+        Ok(Self {
+            folder: folder.to_owned(),
+            log_seed: read_key(&folder.join("log.key"))?,
+            pseudonym: read("pseudonym.key")?,
+            api_key: read("api-key.key")?,
+            idempotency: read("idempotency.key")?,
+            tenant: read("tenant.kek")?,
+            periods: Mutex::default(),
+            shards: Mutex::default(),
+            making: Mutex::default(),
+        })
+    }
+
+    /// Returns the key that signs the checkpoints of `origin`.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] if `origin` cannot name a key.
+    pub fn log_key(&self, origin: &str) -> Result<SigningKey, StoreError> {
+        SigningKey::from_seed(origin, &self.log_seed)
+            .map_err(|error| StoreError::invalid(error.to_string()))
+    }
+
+    /// Returns the file in which the signer remembers what it signed.
+    pub(crate) fn signer_memory(&self) -> PathBuf {
+        self.folder.join("signer-state")
+    }
+
+    /// Returns the pseudonym of a person.
+    ///
+    /// # Errors
+    /// [`StoreError::NoKey`].
+    pub fn pseudonym(&self, id: &str) -> Result<String, StoreError> {
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        Ok(URL_SAFE_NO_PAD.encode(keyed_hash(&self.pseudonym, &[id.as_bytes()])?))
+    }
+
+    /// Returns the stored form of an API key's secret.
+    pub(crate) fn api_key_hash(&self, id: &str, secret: &str) -> Result<[u8; 32], StoreError> {
+        keyed_hash(&self.api_key, &[id.as_bytes(), secret.as_bytes()])
+    }
+
+    /// Returns whether a secret has this stored form, in constant time.
+    pub(crate) fn api_key_fits(&self, id: &str, secret: &str, hash: &[u8]) -> bool {
+        mac(&self.api_key, &[id.as_bytes(), secret.as_bytes()])
+            .is_some_and(|mac| mac.verify_slice(hash).is_ok())
+    }
+
+    /// Returns a keyed hash of something that belongs to an idempotency claim.
+    pub(crate) fn idempotency_hash(&self, parts: &[&[u8]]) -> Result<[u8; 32], StoreError> {
+        keyed_hash(&self.idempotency, parts)
+    }
+
+    /// Returns the key of a period (`2026-11-standard`) if it is there.
+    pub(crate) fn period(&self, period: &str) -> Result<Arc<Key>, StoreError> {
+        if let Some(key) = lock(&self.periods).get(period) {
+            return Ok(Arc::clone(key));
+        }
+        let path = self.period_path(period);
+        let wrapped =
+            read_if_there(&path)?.ok_or_else(|| StoreError::NoKey(path.display().to_string()))?;
+        let key = Arc::new(self.unwrap(&wrapped, &[PERIOD, period], &path)?);
+        lock(&self.periods).insert(period.to_owned(), Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// Returns the key of a period and makes it durable first if there is none. Blocks on the disk.
+    pub(crate) fn make_period(&self, period: &str) -> Result<Arc<Key>, StoreError> {
+        let _making = lock(&self.making);
+        let path = self.period_path(period);
+        if !path.exists() {
+            let wrapped = self.wrap_fresh(&[PERIOD, period])?;
+            write_atomic(&path, &wrapped, Access::Private)?;
+        }
+        self.period(period)
+    }
+
+    /// Returns whether the key is in memory, so that using it takes no disk.
+    pub(crate) fn has_period(&self, period: &str) -> bool {
+        lock(&self.periods).contains_key(period)
+    }
+
+    /// Returns the key in a subject's slot if it is there.
+    pub(crate) fn subject(&self, slot: u32) -> Result<Key, StoreError> {
+        let shard = self.shard(slot / SHARD_SLOTS)?;
+        let place = usize::try_from(slot % SHARD_SLOTS).unwrap_or(usize::MAX);
+        let key = shard.get(place).and_then(Option::as_ref);
+        key.cloned().ok_or_else(|| StoreError::NoKey(format!("subjects, slot {slot}")))
+    }
+
+    /// Returns whether the shard is in memory.
+    pub(crate) fn has_shard(&self, shard: u32) -> bool {
+        lock(&self.shards).contains_key(&shard)
+    }
+
+    /// Makes a shard durable if there is none, and loads it. Blocks on the disk.
+    pub(crate) fn make_shard(&self, shard: u32) -> Result<(), StoreError> {
+        let _making = lock(&self.making);
+        let path = self.shard_path(shard);
+        if !path.exists() {
+            let mut bytes = Vec::with_capacity(WRAPPED_KEY_BYTES * 256);
+            for slot in shard * SHARD_SLOTS..(shard + 1) * SHARD_SLOTS {
+                bytes.extend_from_slice(&self.wrap_fresh(&[SUBJECT, &slot.to_string()])?);
+            }
+            write_atomic(&path, &bytes, Access::Private)?;
+        }
+        self.shard(shard).map(|_| ())
+    }
+
+    fn shard(&self, shard: u32) -> Result<Arc<Vec<Option<Key>>>, StoreError> {
+        if let Some(keys) = lock(&self.shards).get(&shard) {
+            return Ok(Arc::clone(keys));
+        }
+        let path = self.shard_path(shard);
+        let bytes =
+            read_if_there(&path)?.ok_or_else(|| StoreError::NoKey(path.display().to_string()))?;
+        let slots = (shard * SHARD_SLOTS..).zip(bytes.chunks(WRAPPED_KEY_BYTES));
+        let keys: Result<Vec<_>, StoreError> = slots
+            .map(|(slot, wrapped)| {
+                // A destroyed key is a slot of zeros.
+                if wrapped.iter().all(|byte| *byte == 0) {
+                    return Ok(None);
+                }
+                self.unwrap(wrapped, &[SUBJECT, &slot.to_string()], &path).map(Some)
+            })
+            .collect();
+        let keys = Arc::new(keys?);
+        lock(&self.shards).insert(shard, Arc::clone(&keys));
+        Ok(keys)
+    }
+
+    fn wrap_fresh(&self, names: &[&str]) -> Result<[u8; WRAPPED_KEY_BYTES], StoreError> {
+        let key = Key::new(random()?);
+        wrap_key(&self.tenant, &key, names, &random()?)
+            .map_err(|error| StoreError::invalid(error.to_string()))
+    }
+
+    fn unwrap(&self, wrapped: &[u8], names: &[&str], path: &Path) -> Result<Key, StoreError> {
+        let missing = || StoreError::NoKey(path.display().to_string());
+        let wrapped = wrapped.try_into().map_err(|_| missing())?;
+        unwrap_key(&self.tenant, wrapped, names).map_err(|_| missing())
+    }
+
+    fn period_path(&self, period: &str) -> PathBuf {
+        self.folder.join("periods").join(format!("{period}.kek"))
+    }
+
+    fn shard_path(&self, shard: u32) -> PathBuf {
+        self.folder.join("subjects").join(format!("{shard}.keks"))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, StoreError> {
+    let missing = || StoreError::NoKey(path.display().to_string());
+    let text = Zeroizing::new(read_if_there(path)?.ok_or_else(missing)?);
+    let decoded = Zeroizing::new(STANDARD.decode(text.trim_ascii_end()).map_err(|_| missing())?);
+    let key: [u8; 32] = decoded.as_slice().try_into().map_err(|_| missing())?;
+    Ok(Zeroizing::new(key))
+}
+
+/// Returns the name of the period that a time falls in: `<yyyy-mm>-standard`, UTC.
+pub(crate) fn period_of(ms: i64) -> String {
+    // Days since the epoch to a civil date: Howard Hinnant, "chrono-Compatible Low-Level Date
+    // Algorithms", civil_from_days.
+    let days = ms.div_euclid(86_400_000) + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{CLASS}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_are_calendar_months() {
+        for (ms, period) in [
+            (0, "1970-01-standard"),
+            (951_782_400_000, "2000-02-standard"),
+            (951_868_799_999, "2000-02-standard"),
+            (951_868_800_000, "2000-03-standard"),
+            (1_767_225_599_999, "2025-12-standard"),
+            (1_767_225_600_000, "2026-01-standard"),
+        ] {
+            assert_eq!(period_of(ms), period, "{ms}");
+        }
+    }
+
+    #[test]
+    fn keys_survive_a_restart_and_are_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("keys");
+        let keys = Keystore::create(&folder).unwrap();
+        keys.make_shard(1).unwrap();
+        keys.make_period("2026-11-standard").unwrap();
+        let again = Keystore::open(&folder).unwrap();
+        assert_eq!(keys.subject(300).unwrap().expose(), again.subject(300).unwrap().expose());
+        assert_ne!(keys.subject(300).unwrap().expose(), keys.subject(301).unwrap().expose());
+        let period = "2026-11-standard";
+        assert_eq!(keys.period(period).unwrap().expose(), again.period(period).unwrap().expose());
+        assert_eq!(keys.pseudonym("a").unwrap(), again.pseudonym("a").unwrap());
+        assert!(matches!(Keystore::create(&folder), Err(StoreError::Exists(_))));
+        #[cfg(unix)]
+        for (name, mode) in [("", 0o700), ("log.key", 0o600), ("subjects/1.keks", 0o600)] {
+            use std::os::unix::fs::PermissionsExt as _;
+            let found = std::fs::metadata(folder.join(name)).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_swapped_slot_does_not_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("keys");
+        Keystore::create(&folder).unwrap().make_shard(0).unwrap();
+        let path = folder.join("subjects/0.keks");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.rotate_left(WRAPPED_KEY_BYTES);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(Keystore::open(&folder).unwrap().subject(0), Err(StoreError::NoKey(_))));
+    }
+}

@@ -1,0 +1,45 @@
+//! The store: the only SQL of Countersign.
+//!
+//! One SQLite database holds the ledger of one tenant. One task with one connection writes it: it
+//! collects what arrived while the previous commit ran, gives each record its place in its stream and
+//! in the Merkle tree, and commits all of it with the claims that belong to it. A [`Receipt`] says that
+//! an allow-decision is durable. Whatever fails, the caller is told that it must refuse.
+//!
+//! Private fields are sealed under keys that live in a [`Keystore`] apart from the database.
+//!
+//! Out of scope: the formats themselves (crate `ledger`), deciding, PostgreSQL, erasure, witnesses.
+
+#![warn(missing_docs)]
+
+mod batch;
+mod bundles;
+mod clock;
+mod config;
+mod db;
+mod effect;
+mod error;
+mod files;
+mod head;
+mod intent;
+mod keystore;
+pub mod limits;
+mod prepare;
+mod publish;
+mod registry;
+mod replay;
+mod settled;
+mod signer;
+mod start;
+mod store;
+mod subject;
+mod writer;
+
+pub use clock::{Clock, IdSource};
+pub use config::StoreConfig;
+pub use error::StoreError;
+pub use intent::{
+    Appended, Committed, DenialFields, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult,
+};
+pub use keystore::Keystore;
+pub use registry::{Agents, AuthFailure, Authenticated, NewKey};
+pub use store::Store;

@@ -1,0 +1,372 @@
+//! Turns drafts into leaves and sealed sections. Runs in the caller's task, never in the writer's.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_ledger::disclosure::{Disclosure, SD_ALG, sd_list};
+use countersign_ledger::leaf::LEAF_VERSION;
+use countersign_ledger::limits::ENTRY_BYTES_MAX;
+use countersign_ledger::seal::{
+    Fresh, Key, KeyPair, SealedSection, Section, SectionId, open, seal,
+};
+use countersign_ledger::{Hash, jcs};
+use countersign_model::{Draft, Kind, Private, RecordId};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use sqlx::SqliteConnection;
+
+use crate::StoreError;
+use crate::batch::record_bytes;
+use crate::db::{Column, row_sum};
+use crate::keystore::{Keystore, random};
+use crate::limits::{DISCLOSED_VALUE_BYTES_MAX, LEAF_PLACE_BYTES_MAX};
+use crate::subject::Subject;
+
+/// The section with a record's disclosures.
+pub(crate) const PRIVATE: &str = "private";
+
+/// The section with a result that is kept for replay.
+pub(crate) const RESULT: &str = "result";
+
+/// Bytes of text in one part of a blob, so that its disclosure stays below its limit.
+const PART_BYTES: usize = 48 * 1024;
+
+/// Fields of a leaf that the ledger itself writes.
+const RESERVED: [&str; 9] =
+    ["v", "kind", "record_id", "tenant", "gw", "time", "principal", "_sd_alg", "_sd"];
+
+/// A record that lacks only its place.
+pub(crate) struct Prepared {
+    pub(crate) record: RecordId,
+    pub(crate) kind: Kind,
+    /// The fields that the ledger writes, but `gw` and `time`.
+    pub(crate) base: Map<String, Value>,
+    /// The draft's public fields.
+    pub(crate) public: Map<String, Value>,
+    sealed: Vec<SealedRow>,
+    /// Written with the record if the subject is not known to be durable.
+    subject: Option<Subject>,
+}
+
+/// A row of `sealed` or `replay`.
+pub(crate) struct SealedRow {
+    section: String,
+    subject: String,
+    period: String,
+    sealed: SealedSection,
+}
+
+/// What sealing needs besides the content.
+pub(crate) struct Sealer<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) keys: &'a Keystore,
+    pub(crate) subject: Subject,
+    pub(crate) period: String,
+}
+
+/// Returns the canonical bytes of a leaf.
+pub(crate) fn canonical(value: &Value) -> Result<Vec<u8>, StoreError> {
+    jcs::canonicalize(value).map_err(|error| StoreError::invalid(error.to_string()))
+}
+
+impl Prepared {
+    /// Prepares a record that has private fields or concerns a person.
+    pub(crate) fn sealed(draft: Draft, sealer: &Sealer<'_>) -> Result<Self, StoreError> {
+        let record = draft.record_id;
+        let principal = draft.principal.is_some().then(|| sealer.subject.pseudonym.clone());
+        let mut disclosures = Vec::with_capacity(draft.private.len());
+        let mut sealed = Vec::new();
+        for private in draft.private {
+            let (disclosure, blob) = disclose(private)?;
+            if let Some(blob) = blob {
+                let name = format!("blob/{}", disclosure.name().unwrap_or_default());
+                sealed.push(sealer.seal(record, &name, blob)?);
+            }
+            disclosures.push(disclosure);
+        }
+        let digests = sd_list(disclosures.iter().map(Disclosure::digest));
+        if !disclosures.is_empty() {
+            sealed.push(sealer.seal(record, PRIVATE, disclosures)?);
+        }
+        let subject = (!sealer.subject.durable && !sealed.is_empty()).then(|| sealer.subject.clone());
+        let base = base_fields(sealer.tenant, record, draft.kind, principal, digests);
+        let prepared = Self { record, kind: draft.kind, base, public: draft.public, sealed, subject };
+        prepared.check()
+    }
+
+    /// Prepares a record that has public fields only.
+    pub(crate) fn public(draft: Draft, tenant: &str) -> Result<Self, StoreError> {
+        let base = base_fields(tenant, draft.record_id, draft.kind, None, Vec::new());
+        let (record, kind) = (draft.record_id, draft.kind);
+        let prepared =
+            Self { record, kind, base, public: draft.public, sealed: Vec::new(), subject: None };
+        prepared.check()
+    }
+
+    /// Adds the keyed hash of the call's idempotency key.
+    pub(crate) fn with_idempotency_key(mut self, key: &[u8; 32]) -> Result<Self, StoreError> {
+        self.base.insert("idem".to_owned(), URL_SAFE_NO_PAD.encode(key).into());
+        self.check()
+    }
+
+    /// Refuses what would not fit a leaf, before the writer sees it.
+    fn check(self) -> Result<Self, StoreError> {
+        if let Some(name) = RESERVED.iter().find(|name| self.public.contains_key(**name)) {
+            return Err(StoreError::invalid(format!("the ledger itself writes field `{name}`")));
+        }
+        let mut leaf = self.base.clone();
+        leaf.extend(self.public.clone());
+        let bytes = canonical(&Value::Object(leaf))?.len() + LEAF_PLACE_BYTES_MAX;
+        if bytes > ENTRY_BYTES_MAX {
+            return Err(StoreError::TooLarge { bytes, max: ENTRY_BYTES_MAX });
+        }
+        Ok(self)
+    }
+
+    /// Writes the sealed sections, and the subject's row if it is new.
+    pub(crate) async fn insert_private(
+        &self,
+        tx: &mut SqliteConnection,
+        tenant: &str,
+    ) -> Result<(), sqlx::Error> {
+        if let Some(subject) = &self.subject {
+            subject.insert(tx, tenant).await?;
+        }
+        for row in &self.sealed {
+            row.insert(tx, tenant, self.record).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the subject that is durable once this record is.
+    pub(crate) fn new_subject(&self) -> Option<&str> {
+        self.subject.as_ref().map(|subject| subject.pseudonym.as_str())
+    }
+}
+
+fn base_fields(
+    tenant: &str,
+    record: RecordId,
+    kind: Kind,
+    principal: Option<String>,
+    digests: Vec<String>,
+) -> Map<String, Value> {
+    let mut base = Map::new();
+    base.insert("v".to_owned(), LEAF_VERSION.into());
+    base.insert("kind".to_owned(), kind.as_str().into());
+    base.insert("record_id".to_owned(), record.to_string().into());
+    base.insert("tenant".to_owned(), tenant.into());
+    if let Some(principal) = principal {
+        base.insert("principal".to_owned(), principal.into());
+    }
+    if !digests.is_empty() {
+        base.insert("_sd_alg".to_owned(), SD_ALG.into());
+        base.insert("_sd".to_owned(), digests.into());
+    }
+    base
+}
+
+/// Makes a field's disclosure, and the parts of its blob if the value is too large to be disclosed.
+fn disclose(private: Private) -> Result<(Disclosure, Option<Vec<Disclosure>>), StoreError> {
+    let invalid = |error: countersign_ledger::disclosure::DisclosureError| {
+        StoreError::invalid(error.to_string())
+    };
+    let text = private.value.to_string();
+    if text.len() <= DISCLOSED_VALUE_BYTES_MAX {
+        let disclosure = Disclosure::new(&random()?, &private.name, private.value);
+        return Ok((disclosure.map_err(invalid)?, None));
+    }
+    let salt: [u8; 16] = random()?;
+    let digest = Hash(Sha256::new().chain_update(salt).chain_update(&text).finalize().into());
+    let value = json!({ "sha256": digest.to_base64url(), "len": text.len() });
+    let disclosure = Disclosure::new(&random()?, &private.name, value).map_err(invalid)?;
+    let mut parts = vec![part(URL_SAFE_NO_PAD.encode(salt))?];
+    parts.extend(text_parts(&text)?);
+    Ok((disclosure, Some(parts)))
+}
+
+fn part(text: String) -> Result<Disclosure, StoreError> {
+    Disclosure::element(&random()?, Value::String(text))
+        .map_err(|error| StoreError::invalid(error.to_string()))
+}
+
+/// Cuts a text at character boundaries into disclosures that stay within their limit.
+pub(crate) fn text_parts(text: &str) -> Result<Vec<Disclosure>, StoreError> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        // A character of JSON text takes up to 6 bytes once it is a JSON string again.
+        let (head, tail) = rest.split_at(rest.floor_char_boundary(PART_BYTES / 6));
+        parts.push(part(head.to_owned())?);
+        rest = tail;
+    }
+    Ok(parts)
+}
+
+/// Joins what [`text_parts`] cut.
+pub(crate) fn joined(parts: &[Disclosure]) -> String {
+    parts.iter().filter_map(|part| part.value().as_str()).collect()
+}
+
+impl Sealer<'_> {
+    /// Seals disclosures as one section of a record.
+    pub(crate) fn seal(
+        &self,
+        record: RecordId,
+        section: &str,
+        disclosures: Vec<Disclosure>,
+    ) -> Result<SealedRow, StoreError> {
+        let invalid = |error: countersign_ledger::seal::SealError| {
+            StoreError::invalid(error.to_string())
+        };
+        let content = Section::new(disclosures).map_err(invalid)?;
+        let fresh = Fresh {
+            dek: Key::new(random()?),
+            content_nonce: random()?,
+            subject_nonce: random()?,
+            period_nonce: random()?,
+        };
+        let (subject, period) =
+            (self.keys.subject(self.subject.slot)?, self.keys.period(&self.period)?);
+        let record_id = record.to_string();
+        let id = SectionId { tenant: self.tenant, record_id: &record_id, section };
+        let keys = KeyPair { subject: &subject, period: &period };
+        Ok(SealedRow {
+            section: section.to_owned(),
+            subject: self.subject.pseudonym.clone(),
+            period: self.period.clone(),
+            sealed: seal(&content, &id, keys, &fresh).map_err(invalid)?,
+        })
+    }
+}
+
+impl SealedRow {
+    /// Reads a row's columns.
+    pub(crate) fn read(
+        section: String,
+        subject: String,
+        period: String,
+        nonce: &[u8],
+        ciphertext: Vec<u8>,
+        dek: &[u8],
+    ) -> Option<Self> {
+        let (nonce, wrapped_dek) = (nonce.try_into().ok()?, dek.try_into().ok()?);
+        let sealed = SealedSection { nonce, wrapped_dek, ciphertext };
+        Some(Self { section, subject, period, sealed })
+    }
+
+    /// Opens the section with the key in `slot`.
+    pub(crate) fn open(
+        &self,
+        keys: &Keystore,
+        tenant: &str,
+        record: RecordId,
+        slot: u32,
+    ) -> Result<Section, StoreError> {
+        let (subject, period) = (keys.subject(slot)?, keys.period(&self.period)?);
+        let record_id = record.to_string();
+        let id = SectionId { tenant, record_id: &record_id, section: &self.section };
+        let keys = KeyPair { subject: &subject, period: &period };
+        open(&self.sealed, &id, keys).map_err(|_| StoreError::Unsealable { record: record_id })
+    }
+
+    pub(crate) fn section(&self) -> &str {
+        &self.section
+    }
+
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Returns the sum of this row in `sealed`.
+    pub(crate) fn sum(&self, tenant: &str, record: &[u8]) -> Vec<u8> {
+        row_sum(
+            "sealed",
+            &[
+                Column::Text(tenant),
+                Column::Blob(record),
+                Column::Text(&self.section),
+                Column::Text(&self.subject),
+                Column::Text(&self.period),
+                Column::Blob(&self.sealed.nonce),
+                Column::Blob(&self.sealed.ciphertext),
+                Column::Blob(&self.sealed.wrapped_dek),
+            ],
+        )
+    }
+
+    /// Returns the sum of this row in `replay`.
+    pub(crate) fn replay_sum(&self, tenant: &str, record: &[u8], expires_ms: i64) -> Vec<u8> {
+        row_sum(
+            "replay",
+            &[
+                Column::Text(tenant),
+                Column::Blob(record),
+                Column::Int(expires_ms),
+                Column::Text(&self.subject),
+                Column::Text(&self.period),
+                Column::Blob(&self.sealed.nonce),
+                Column::Blob(&self.sealed.ciphertext),
+                Column::Blob(&self.sealed.wrapped_dek),
+            ],
+        )
+    }
+
+    async fn insert(
+        &self,
+        tx: &mut SqliteConnection,
+        tenant: &str,
+        record: RecordId,
+    ) -> Result<(), sqlx::Error> {
+        let record = record_bytes(record);
+        let sum = self.sum(tenant, &record);
+        sqlx::query(
+            "INSERT INTO sealed
+             (tenant, record, section, subject, period, nonce, ciphertext, dek, sum)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(tenant)
+        .bind(record)
+        .bind(&self.section)
+        .bind(&self.subject)
+        .bind(&self.period)
+        .bind(self.sealed.nonce.as_slice())
+        .bind(&self.sealed.ciphertext)
+        .bind(self.sealed.wrapped_dek.as_slice())
+        .bind(sum)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps the row for replay of a call.
+    pub(crate) async fn insert_replay(
+        &self,
+        tx: &mut SqliteConnection,
+        tenant: &str,
+        call: RecordId,
+        expires_ms: i64,
+    ) -> Result<(), sqlx::Error> {
+        let record = record_bytes(call);
+        let sum = self.replay_sum(tenant, &record, expires_ms);
+        sqlx::query(
+            "INSERT INTO replay
+             (tenant, record, expires_ms, subject, period, nonce, ciphertext, dek, sum)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             ON CONFLICT (tenant, record) DO UPDATE SET expires_ms = excluded.expires_ms,
+             subject = excluded.subject, period = excluded.period, nonce = excluded.nonce,
+             ciphertext = excluded.ciphertext, dek = excluded.dek, sum = excluded.sum",
+        )
+        .bind(tenant)
+        .bind(record)
+        .bind(expires_ms)
+        .bind(&self.subject)
+        .bind(&self.period)
+        .bind(self.sealed.nonce.as_slice())
+        .bind(&self.sealed.ciphertext)
+        .bind(self.sealed.wrapped_dek.as_slice())
+        .bind(sum)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}

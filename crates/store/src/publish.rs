@@ -1,0 +1,359 @@
+//! Signs what is durable and publishes it as a static tlog-tiles folder, `log/` in the data folder.
+//!
+//! Order: leaves durable, tiles and bundles written, signer's memory written, checkpoint signed and
+//! stored, `checkpoints/<size>` and last `checkpoint` published. Every step can be repeated after a crash.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use countersign_ledger::tile::{
+    TileHashReader, TileReader, bundles_for_growth, encode_bundle, tile_bytes, tiles_for_growth,
+};
+use countersign_ledger::tree::{self, verify_consistency};
+use countersign_ledger::{
+    Checkpoint, Frontier, Hash, HashReader, SigningKey, TilePath, TreeSize, node_hash,
+};
+use countersign_model::{Draft, Kind};
+use sqlx::{Row as _, SqliteConnection};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::config::StoreConfig;
+use crate::db::int;
+use crate::files::{Access, make_folder, read_if_there, write_atomic};
+use crate::head::load_frontier;
+use crate::keystore::Keystore;
+use crate::signer::Signer;
+use crate::subject::blocking;
+use crate::writer::Message;
+use crate::{Store, StoreError};
+
+/// The published log's folder in the data folder.
+pub(crate) const FOLDER: &str = "log";
+
+/// The latest checkpoint's name in the published log.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// Most leaves whose tiles are made at once: a whole number of level 1 tiles.
+const GROWTH_LEAVES_MAX: u64 = 65_536;
+
+/// Reads tiles from the published folder.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishedTiles(pub(crate) PathBuf);
+
+impl TileReader for PublishedTiles {
+    type Error = StoreError;
+
+    fn tile(&self, path: &TilePath) -> Result<Option<Vec<u8>>, StoreError> {
+        read_if_there(&self.0.join(path.to_string()))
+    }
+}
+
+/// Tree hashes of a grown log: old ones from its published tiles, new ones from leaf hashes.
+pub(crate) struct Growth {
+    published: TileHashReader<PublishedTiles>,
+    /// The first leaf that is not read from tiles: the first one of a tile.
+    from: u64,
+    leaves: Vec<Hash>,
+}
+
+impl HashReader for Growth {
+    fn node(&self, level: u8, index: u64) -> Option<Hash> {
+        let first = index.checked_shl(u32::from(level))?;
+        if first < self.from {
+            let end = first.checked_add(1_u64.checked_shl(u32::from(level))?)?;
+            if end <= self.from {
+                return self.published.node(level, index);
+            }
+        }
+        if level == 0 {
+            return self.leaves.get(usize::try_from(first - self.from).ok()?).copied();
+        }
+        let (left, right) = (self.node(level - 1, index * 2)?, self.node(level - 1, index * 2 + 1)?);
+        Some(node_hash(&left, &right))
+    }
+}
+
+/// Where publication stands.
+pub(crate) struct Publisher {
+    folder: PathBuf,
+    tenant: String,
+    signer: Signer,
+    /// Leaves whose tiles are complete on disk.
+    tiled: u64,
+    /// Leaves under the published checkpoint.
+    published: u64,
+}
+
+impl Publisher {
+    /// Compares what was signed and published with the database.
+    pub(crate) async fn open(
+        conn: &mut SqliteConnection,
+        folder: &Path,
+        config: &StoreConfig,
+        keys: &Arc<Keystore>,
+    ) -> Result<Self, StoreError> {
+        let folder = folder.join(FOLDER);
+        let key = keys.log_key(&config.origin)?;
+        let tenant = config.tenant.as_str().to_owned();
+        let frontier = load_frontier(conn, &tenant).await?;
+        let size = frontier.size().0;
+        let published = read_published(&folder, &key)?;
+        let signer = Signer::open(keys.signer_memory(), key)?;
+        let signed = signer.size();
+        for (what, there) in [
+            ("the signer's memory", signed),
+            ("the published checkpoint", published.as_ref().map_or(0, |point| point.size.0)),
+        ] {
+            if there > size {
+                return Err(StoreError::Behind { what, there, here: size });
+            }
+        }
+        let published_size = published.as_ref().map_or(0, |point| point.size.0);
+        // Tiles are written before the signature, so all of those under it are there.
+        let tiled = signed.max(published_size);
+        let growth = read_growth(conn, &folder, &tenant, tiled, size).await?;
+        let roots = published.map(|point| ("the published checkpoint", point.size.0, point.root));
+        let own = ("the published log", size, frontier.root());
+        for (what, size, root) in signer.claim().into_iter().chain(roots).chain([own]) {
+            if tree::root(&growth, TreeSize(size)) != Ok(root) {
+                return Err(StoreError::Forked { what, size });
+            }
+        }
+        Ok(Self { folder, tenant, signer, tiled, published: published_size })
+    }
+}
+
+/// Reads the published checkpoint, if there is one.
+fn read_published(folder: &Path, key: &SigningKey) -> Result<Option<Checkpoint>, StoreError> {
+    let path = folder.join(CHECKPOINT);
+    let Some(note) = read_if_there(&path)? else { return Ok(None) };
+    Checkpoint::open(&note, &[key.verifier_key()])
+        .map(Some)
+        .map_err(|error| StoreError::corrupt(format!("{}: {error}", path.display())))
+}
+
+/// Reads the leaf hashes that a log whose tiles end at `tiled` needs to grow to `size`.
+async fn read_growth(
+    conn: &mut SqliteConnection,
+    folder: &Path,
+    tenant: &str,
+    tiled: u64,
+    size: u64,
+) -> Result<Growth, StoreError> {
+    let from = tiled / 256 * 256;
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT leaf_hash FROM leaf WHERE tenant = $1 AND idx >= $2 AND idx < $3 ORDER BY idx",
+    )
+    .bind(tenant)
+    .bind(int(from))
+    .bind(int(size))
+    .fetch_all(conn)
+    .await?;
+    let leaves = rows
+        .iter()
+        .map(|hash| Hash::from_slice(hash))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| StoreError::corrupt("leaf: a hash does not have 32 bytes"))?;
+    let published = TileHashReader::new(PublishedTiles(folder.to_owned()), TreeSize(tiled));
+    Ok(Growth { published, from, leaves })
+}
+
+/// Reads the bodies of leaves `from..to`.
+async fn read_bodies(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+    from: u64,
+    to: u64,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT i.body FROM leaf l JOIN intake i ON i.tenant = l.tenant
+            AND i.replica = l.replica AND i.epoch = l.epoch AND i.seq = l.seq
+          WHERE l.tenant = $1 AND l.idx >= $2 AND l.idx < $3 ORDER BY l.idx",
+    )
+    .bind(tenant)
+    .bind(int(from))
+    .bind(int(to))
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Writes the tiles and bundles of a growth.
+fn write_growth(
+    folder: &Path,
+    growth: &Growth,
+    bodies: &[Vec<u8>],
+    old: u64,
+    new: u64,
+) -> Result<(), StoreError> {
+    let broken = |error: countersign_ledger::tile::TileError| StoreError::corrupt(error.to_string());
+    let (old, new) = (TreeSize(old), TreeSize(new));
+    for bundle in bundles_for_growth(old, new) {
+        let skip = usize::try_from(bundle.index() * 256 - growth.from).unwrap_or(usize::MAX);
+        let entries = bodies.iter().skip(skip).take(usize::from(bundle.width()));
+        write_tile(folder, &bundle, &encode_bundle(entries).map_err(broken)?)?;
+    }
+    for tile in tiles_for_growth(old, new) {
+        write_tile(folder, &tile, &tile_bytes(growth, &tile).map_err(broken)?)?;
+    }
+    Ok(())
+}
+
+fn write_tile(folder: &Path, tile: &TilePath, bytes: &[u8]) -> Result<(), StoreError> {
+    let path = folder.join(tile.to_string());
+    if let Some(parent) = path.parent() {
+        make_folder(parent)?;
+    }
+    write_atomic(&path, bytes, Access::Shared)
+}
+
+/// Deletes the partial tiles that full ones replace.
+fn drop_partials(folder: &Path, old: u64, new: u64) {
+    let (old, new) = (TreeSize(old), TreeSize(new));
+    for tile in tiles_for_growth(old, new).into_iter().chain(bundles_for_growth(old, new)) {
+        if tile.is_full() {
+            // They are superseded, so one that stays does no harm.
+            let _ = std::fs::remove_dir_all(folder.join(format!("{tile}.p")));
+        }
+    }
+}
+
+impl Publisher {
+    /// Writes tiles and bundles up to `size`.
+    async fn write_tiles(
+        &mut self,
+        conn: &mut SqliteConnection,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        while self.tiled < size {
+            let old = self.tiled;
+            let new = ((old / GROWTH_LEAVES_MAX + 1) * GROWTH_LEAVES_MAX).min(size);
+            let growth = read_growth(conn, &self.folder, &self.tenant, old, new).await?;
+            let bodies = read_bodies(conn, &self.tenant, growth.from, new).await?;
+            let folder = self.folder.clone();
+            blocking(move || write_growth(&folder, &growth, &bodies, old, new)).await?;
+            self.tiled = new;
+        }
+        Ok(())
+    }
+
+    /// Signs the tree of `frontier`, which must be what its tiles say and extend what was signed.
+    async fn sign(&mut self, frontier: &Frontier) -> Result<Vec<u8>, StoreError> {
+        let (size, root) = (frontier.size(), frontier.root());
+        let old = TreeSize(self.signer.size());
+        let tiles = PublishedTiles(self.folder.clone());
+        let (found, proof) = blocking(move || {
+            let reader = TileHashReader::new(tiles, size);
+            let missing = |error: tree::TreeError| StoreError::corrupt(error.to_string());
+            let found = tree::root(&reader, size).map_err(missing)?;
+            let proof = tree::consistency_proof(&reader, old, size).map_err(missing)?;
+            Ok((found, proof))
+        })
+        .await?;
+        if found != root {
+            return Err(StoreError::Forked { what: "the published log", size: size.0 });
+        }
+        let note = self.signer.sign(size, root, &proof)?;
+        Ok(note.to_bytes())
+    }
+}
+
+impl Store {
+    /// Publishes again and again until the store is closed, and records heartbeats when nothing happens.
+    pub async fn publisher(&self) {
+        let config = &self.inner.config;
+        let mut ticks = tokio::time::interval(config.publish_every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut size, mut since) = (0, Instant::now());
+        loop {
+            ticks.tick().await;
+            if self.is_closed() {
+                return;
+            }
+            match self.publish_now().await {
+                Ok(now) if now != size => (size, since) = (now, Instant::now()),
+                Ok(_) if since.elapsed() >= config.heartbeat_every => {
+                    since = Instant::now();
+                    let beat = Draft::new(self.new_id(), Kind::Heartbeat);
+                    if let Err(error) = self.append(beat).await {
+                        tracing::warn!(%error, "a heartbeat cannot be recorded");
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "the log cannot be published"),
+            }
+        }
+    }
+
+    /// Publishes what is durable, if it is more than what was published; returns the published size.
+    ///
+    /// # Errors
+    /// [`StoreError::Forked`] if the database does not extend what was signed: nothing is signed then.
+    /// [`StoreError::Io`], [`StoreError::Database`], [`StoreError::Unavailable`].
+    pub async fn publish_now(&self) -> Result<u64, StoreError> {
+        let mut publisher = self.inner.publishing.lock().await;
+        let mut conn = self.inner.read.acquire().await?;
+        let frontier = load_frontier_row(&mut conn, &publisher.tenant).await?;
+        let size = frontier.size().0;
+        if size <= publisher.published {
+            return Ok(publisher.published);
+        }
+        publisher.write_tiles(&mut conn, size).await?;
+        drop(conn);
+        let note = publisher.sign(&frontier).await?;
+        let text = String::from_utf8(note.clone())
+            .map_err(|_| StoreError::corrupt("a signed note is not text"))?;
+        self.store_checkpoint(size, text).await?;
+        let (folder, old) = (publisher.folder.clone(), publisher.published);
+        blocking(move || {
+            make_folder(&folder.join("checkpoints"))?;
+            let kept = folder.join("checkpoints").join(size.to_string());
+            write_atomic(&kept, &note, Access::Shared)?;
+            write_atomic(&folder.join(CHECKPOINT), &note, Access::Shared)?;
+            drop_partials(&folder, old, size);
+            Ok(())
+        })
+        .await?;
+        publisher.published = size;
+        Ok(size)
+    }
+
+    async fn store_checkpoint(&self, size: u64, note: String) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Checkpoint { size, note, reply }).await?;
+        answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed")))
+    }
+
+    /// Returns the verifier key of the log, as auditors are given it.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] if the origin cannot name a key.
+    pub fn vkey(&self) -> Result<String, StoreError> {
+        let key = self.inner.keys.log_key(&self.inner.config.origin)?;
+        Ok(key.verifier_key().to_string())
+    }
+}
+
+/// Reads the frontier alone: leaves may be added at the same time.
+async fn load_frontier_row(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+) -> Result<Frontier, StoreError> {
+    let edge: Option<Vec<u8>> = sqlx::query_scalar("SELECT edge FROM frontier WHERE tenant = $1")
+        .bind(tenant)
+        .fetch_optional(conn)
+        .await?;
+    edge.map_or_else(|| Ok(Frontier::new()), |edge| Frontier::from_bytes(&edge))
+        .map_err(|error| StoreError::corrupt(format!("frontier: {error}")))
+}
+
+/// Checks that a proof leads from what was signed to what is to be signed.
+pub(crate) fn extends(
+    old: (u64, Hash),
+    new: (TreeSize, Hash),
+    proof: &[Hash],
+) -> Result<(), StoreError> {
+    verify_consistency(TreeSize(old.0), &old.1, new.0, &new.1, proof)
+        .map_err(|_| StoreError::Forked { what: "the signer's memory", size: old.0 })
+}

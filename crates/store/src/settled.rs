@@ -1,0 +1,44 @@
+//! Tells waiting callers that a call has its outcome.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use countersign_model::RecordId;
+use tokio::sync::Notify;
+
+/// The calls that somebody waits for.
+#[derive(Default)]
+pub(crate) struct Settled {
+    waiting: Mutex<HashMap<RecordId, Arc<Notify>>>,
+}
+
+impl Settled {
+    /// Returns what is notified when the call has its outcome.
+    ///
+    /// Enable the notification first, then look whether the outcome is there already.
+    pub(crate) fn watch(&self, call: RecordId) -> Arc<Notify> {
+        Arc::clone(self.lock().entry(call).or_default())
+    }
+
+    /// Forgets a call that nobody waits for any more.
+    pub(crate) fn leave(&self, call: RecordId, watched: &Arc<Notify>) {
+        let mut waiting = self.lock();
+        // The map's own and the caller's: nobody else waits.
+        if waiting.get(&call).is_some_and(|there| Arc::ptr_eq(there, watched))
+            && Arc::strong_count(watched) == 2
+        {
+            waiting.remove(&call);
+        }
+    }
+
+    /// Wakes whoever waits for the call.
+    pub(crate) fn announce(&self, call: RecordId) {
+        if let Some(notify) = self.lock().remove(&call) {
+            notify.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RecordId, Arc<Notify>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,421 @@
+//! The store as the gateway, the console and the command line see it.
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use countersign_model::{Draft, Kind, OutcomeStatus, RecordId};
+use sqlx::SqlitePool;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::StoreError;
+use crate::batch::{Claim, Done, Job, Settlement, Work};
+use crate::config::StoreConfig;
+use crate::effect::Effect;
+use crate::files::{AtPath as _, make_folder};
+use crate::intent::{Appended, Committed, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult};
+use crate::keystore::{Keystore, period_of};
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, RESULT_KEPT_MS};
+use crate::prepare::{Prepared, RESULT, Sealer, text_parts};
+use crate::registry::Registry;
+use crate::replay;
+use crate::settled::Settled;
+use crate::subject::{Subjects, TENANT_SUBJECT, ready_keys};
+use crate::writer::{Context, Message, Writer};
+use crate::{db, publish, start};
+
+/// The lock file in the data folder.
+const LOCK: &str = "lock";
+
+/// The ledger of one tenant: records, registry and bundles.
+///
+/// Clones share one writer. The data folder is locked until every clone is gone, or until
+/// [`Store::shutdown`].
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: StoreConfig,
+    pub(crate) folder: PathBuf,
+    pub(crate) keys: Arc<Keystore>,
+    pub(crate) read: SqlitePool,
+    pub(crate) registry: Registry,
+    pub(crate) publishing: tokio::sync::Mutex<publish::Publisher>,
+    queue: mpsc::Sender<Message>,
+    settled: Arc<Settled>,
+    subjects: Arc<Subjects>,
+    writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("folder", &self.inner.folder).finish_non_exhaustive()
+    }
+}
+
+fn keys_folder(folder: &Path, config: &StoreConfig) -> PathBuf {
+    config.keys.clone().unwrap_or_else(|| folder.join("keys"))
+}
+
+impl Store {
+    /// Makes a data folder with an empty database, and a keystore with fresh keys.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] if either is there already; [`StoreError::Io`], [`StoreError::Database`].
+    pub async fn create(folder: &Path, config: &StoreConfig) -> Result<(), StoreError> {
+        make_folder(folder)?;
+        let path = folder.join(db::FILE);
+        if path.exists() {
+            return Err(StoreError::Exists(path));
+        }
+        let keys = Keystore::create(&keys_folder(folder, config))?;
+        keys.log_key(&config.origin)?;
+        keys.make_shard(0)?;
+        let mut conn = db::open_writer(&path, config.commit_deadline, true).await?;
+        db::migrate(&mut conn).await?;
+        sqlx::Connection::close(conn).await?;
+        crate::files::sync_folder(folder)
+    }
+
+    /// Opens a store for writing and starts its writer.
+    ///
+    /// Begins a new epoch, records a gap if the last stop was not clean, and the outcome `unknown` of each
+    /// allowed call without one.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another process has it open, [`StoreError::Behind`] and
+    /// [`StoreError::Forked`] if it does not continue what was signed or published,
+    /// [`StoreError::Missing`], [`StoreError::Corrupt`], [`StoreError::Setting`].
+    pub async fn open(folder: &Path, config: StoreConfig) -> Result<Self, StoreError> {
+        let path = folder.join(db::FILE);
+        if !path.exists() {
+            return Err(StoreError::Missing(path));
+        }
+        let lock = lock(folder)?;
+        let keys = Arc::new(Keystore::open(&keys_folder(folder, &config))?);
+        let mut conn = db::open_writer(&path, config.commit_deadline, false).await?;
+        db::truncate_wal(&mut conn).await?;
+        db::migrate(&mut conn).await?;
+        let publisher = publish::Publisher::open(&mut conn, folder, &config, &keys).await?;
+        let read = db::open_readers(&path).await?;
+        let tenant = config.tenant.as_str();
+        let subjects = Arc::new(Subjects::load(&read, tenant).await?);
+        subjects.get(TENANT_SUBJECT);
+        let registry = Registry::load(&read, tenant).await?;
+        let settled = Arc::new(Settled::default());
+        let context = Context {
+            path,
+            tenant: tenant.to_owned(),
+            replica: config.replica.clone(),
+            clock: Arc::clone(&config.clock),
+            ids: Arc::clone(&config.ids),
+            busy: config.commit_deadline,
+            settled: Arc::clone(&settled),
+            subjects: Arc::clone(&subjects),
+            lock,
+        };
+        let head = start::begin(&mut conn, &context).await?;
+        let (queue, receiver) = mpsc::channel(config.queue);
+        let writer = tokio::spawn(Writer::new(context, conn, head).run(receiver));
+        let (folder, publishing) = (folder.to_owned(), tokio::sync::Mutex::new(publisher));
+        let writer = Mutex::new(Some(writer));
+        let inner = Inner {
+            config, folder, keys, read, registry, publishing, queue, settled, subjects, writer,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Makes an allow-decision durable, with the claim of its idempotency key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the record is not known to be durable within the deadline: the call
+    /// must not be forwarded, and if the record is durable after all, its outcome `not_forwarded` follows.
+    /// [`StoreError::Invalid`], [`StoreError::TooLarge`].
+    pub async fn commit_intent(&self, intent: Intent) -> Result<Committed, StoreError> {
+        let Intent { draft, denial, idempotency } = intent;
+        let allows = draft.public.get("decision").is_some_and(|verdict| verdict == "allow");
+        if draft.kind != Kind::Decision || !allows {
+            return Err(StoreError::invalid("an intent is a decision that allows"));
+        }
+        let deadline = self.deadline();
+        let mut prepared = self.prepare(draft).await?;
+        let mut claim = None;
+        if let Some(IdempotencyClaim { agent, key, digest }) = idempotency {
+            if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+                let reason = format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
+                return Err(StoreError::invalid(reason));
+            }
+            let agent_bytes = agent.0.as_bytes();
+            let key = self.inner.keys.idempotency_hash(&[b"key", agent_bytes, key.as_bytes()])?;
+            let digest = self.inner.keys.idempotency_hash(&[b"digest", agent_bytes, &digest])?;
+            prepared = prepared.with_idempotency_key(&key)?;
+            claim = Some(Claim { agent, key, digest, denial });
+        }
+        match self.submit(prepared, Work::Intent { claim }, deadline).await? {
+            Done::Recorded(place) => Ok(Committed::Recorded(Receipt::new(place))),
+            Done::InFlight { first } => Ok(Committed::InFlight { evaluation_id: first }),
+            Done::Refused { code, first, place } => {
+                Ok(Committed::Refused { code, first, receipt: place })
+            }
+            Done::Replayed { first, status } => {
+                self.stored_result(first, status).await.map(Committed::Replayed)
+            }
+        }
+    }
+
+    /// Makes the outcome of a forwarded call durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] if the call is not open; otherwise as [`Store::commit_intent`].
+    pub async fn commit_outcome(&self, outcome: Outcome) -> Result<Appended, StoreError> {
+        self.settle(outcome, "open").await
+    }
+
+    /// Settles a call whose outcome is unknown, on an operator's word: a second outcome record
+    /// supersedes the first.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] if the call's outcome is not unknown, or `status` is `Unknown`.
+    pub async fn reconcile(
+        &self,
+        evaluation_id: RecordId,
+        status: OutcomeStatus,
+        actor: &str,
+        reason: &str,
+    ) -> Result<Appended, StoreError> {
+        if status == OutcomeStatus::Unknown {
+            return Err(StoreError::invalid("a reconciled outcome is known"));
+        }
+        let draft = Draft::new(self.new_id(), Kind::Outcome)
+            .with("reconciled", true)
+            .about(actor)
+            .sealed("reason", reason);
+        let outcome = Outcome { evaluation_id, draft, status, result: None };
+        self.settle(outcome, "unknown").await
+    }
+
+    async fn settle(&self, outcome: Outcome, from: &'static str) -> Result<Appended, StoreError> {
+        let Outcome { evaluation_id: call, mut draft, status, result } = outcome;
+        if draft.kind != Kind::Outcome {
+            return Err(StoreError::invalid("an outcome has kind `outcome`"));
+        }
+        for (name, value) in [("parent", call.to_string()), ("outcome", status.as_str().to_owned())] {
+            let field = draft.public.entry(name).or_insert_with(|| value.clone().into());
+            if *field != value.as_str() {
+                return Err(StoreError::invalid(format!("field `{name}` is not `{value}`")));
+            }
+        }
+        let deadline = self.deadline();
+        let replay = match result {
+            Some(result) => {
+                let sealer = self.sealer(draft.principal.as_deref()).await?;
+                let row = sealer.seal(call, RESULT, text_parts(&result)?)?;
+                Some((self.now_ms() + RESULT_KEPT_MS, row))
+            }
+            None => None,
+        };
+        let prepared = self.prepare(draft).await?;
+        let settlement = Settlement { call, status, from, replay };
+        self.place(prepared, Work::Outcome(settlement), deadline).await
+    }
+
+    /// Makes a record durable that permits nothing: a denial, a rejected credential, a detection.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for an allow-decision or an outcome, which have their own ways in;
+    /// otherwise as [`Store::commit_intent`].
+    pub async fn append(&self, draft: Draft) -> Result<Appended, StoreError> {
+        let allows = draft.public.get("decision").is_some_and(|verdict| verdict == "allow");
+        if allows || draft.kind == Kind::Outcome {
+            return Err(StoreError::invalid("an allowed call is an intent and has an outcome"));
+        }
+        self.append_with(draft, Vec::new()).await
+    }
+
+    pub(crate) async fn append_with(
+        &self,
+        draft: Draft,
+        effects: Vec<Effect>,
+    ) -> Result<Appended, StoreError> {
+        let deadline = self.deadline();
+        let prepared = self.prepare(draft).await?;
+        self.place(prepared, Work::Record(effects), deadline).await
+    }
+
+    /// Waits until a call in flight has its outcome, and says whether it has: then the intent can be
+    /// committed again. A call that was not forwarded has an outcome too, and its key is free again.
+    pub async fn wait_outcome(&self, evaluation_id: RecordId, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let watched = self.inner.settled.watch(evaluation_id);
+        let notified = watched.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        let (db, tenant) = (&self.inner.read, self.inner.config.tenant.as_str());
+        // Looked up after enabling: an outcome in between is not missed.
+        let settled = match replay::is_open(db, tenant, evaluation_id).await {
+            Ok(false) => true,
+            Ok(true) => timeout_at(deadline, notified).await.is_ok(),
+            Err(error) => {
+                tracing::warn!(%error, "a call in flight cannot be looked up");
+                false
+            }
+        };
+        self.inner.settled.leave(evaluation_id, &watched);
+        settled
+    }
+
+    async fn stored_result(
+        &self,
+        call: RecordId,
+        status: OutcomeStatus,
+    ) -> Result<StoredResult, StoreError> {
+        let Inner { config, read, subjects, keys, .. } = &*self.inner;
+        let slot = |subject: &str| subjects.get(subject).slot;
+        let row = replay::result(read, config.tenant.as_str(), call, self.now_ms()).await?;
+        let result = row.map(|row| {
+            replay::open(&row, keys, config.tenant.as_str(), call, slot(row.subject()))
+        });
+        Ok(StoredResult { evaluation_id: call, status, result: result.transpose()? })
+    }
+
+    /// Publishes what is durable, marks a clean stop and closes the database.
+    ///
+    /// # Errors
+    /// The first thing that failed; the writer is stopped nevertheless.
+    pub async fn shutdown(&self) -> Result<(), StoreError> {
+        let published = self.publish_now().await.map(drop);
+        self.inner.read.close().await;
+        let (reply, answer) = oneshot::channel();
+        let stopped = match self.send(Message::Stop(reply)).await {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("it stopped"))),
+            Err(error) => Err(error),
+        };
+        let task = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+        published.and(stopped)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.queue.is_closed()
+    }
+
+    pub(crate) async fn send(&self, message: Message) -> Result<(), StoreError> {
+        let sent = self.inner.queue.send(message).await;
+        sent.map_err(|_| StoreError::unavailable("the store is closed"))
+    }
+
+    /// Returns the tenant's pseudonym for a person, as leaves show it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoKey`].
+    pub fn pseudonym(&self, person: &str) -> Result<String, StoreError> {
+        self.inner.keys.pseudonym(person)
+    }
+
+    /// Returns the data folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.inner.folder
+    }
+
+    /// Returns the settings.
+    #[must_use]
+    pub fn config(&self) -> &StoreConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.inner.config.clock.now_ms()
+    }
+
+    pub(crate) fn new_id(&self) -> RecordId {
+        RecordId((self.inner.config.ids)())
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.inner.config.commit_deadline
+    }
+
+    async fn sealer(&self, person: Option<&str>) -> Result<Sealer<'_>, StoreError> {
+        let Inner { config, keys, subjects, .. } = &*self.inner;
+        let pseudonym = match person {
+            Some(person) => keys.pseudonym(person)?,
+            None => TENANT_SUBJECT.to_owned(),
+        };
+        let subject = subjects.get(&pseudonym);
+        let period = period_of(self.now_ms());
+        ready_keys(keys, subject.slot, subjects.shard_ahead(), &period).await?;
+        Ok(Sealer { tenant: config.tenant.as_str(), keys, subject, period })
+    }
+
+    /// Seals a draft in the caller's task. The person concerned is disclosed as field `principal`.
+    async fn prepare(&self, mut draft: Draft) -> Result<Prepared, StoreError> {
+        if draft.private.is_empty() && draft.principal.is_none() {
+            return Prepared::public(draft, self.inner.config.tenant.as_str());
+        }
+        let sealer = self.sealer(draft.principal.as_deref()).await?;
+        if let Some(principal) = draft.principal.clone()
+            && !draft.private.iter().any(|private| private.name == "principal")
+        {
+            draft = draft.sealed("principal", principal);
+        }
+        Prepared::sealed(draft, &sealer)
+    }
+
+    async fn place(
+        &self,
+        prepared: Prepared,
+        work: Work,
+        deadline: Instant,
+    ) -> Result<Appended, StoreError> {
+        match self.submit(prepared, work, deadline).await? {
+            Done::Recorded(place) | Done::Refused { place, .. } => Ok(place),
+            Done::Replayed { .. } | Done::InFlight { .. } => {
+                Err(StoreError::invalid("only an intent has a claim"))
+            }
+        }
+    }
+
+    async fn submit(
+        &self,
+        prepared: Prepared,
+        work: Work,
+        deadline: Instant,
+    ) -> Result<Done, StoreError> {
+        let (reply, mut answer) = oneshot::channel();
+        let job = Job::new(prepared, work, deadline, reply);
+        self.inner.queue.try_send(Message::Job(Box::new(job))).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::unavailable("too many records wait"),
+            mpsc::error::TrySendError::Closed(_) => StoreError::unavailable("the store is closed"),
+        })?;
+        match timeout_at(deadline, &mut answer).await {
+            Ok(answer) => {
+                answer.unwrap_or_else(|_| Err(StoreError::unavailable("the commit came too late")))
+            }
+            Err(_) => {
+                // From here on the writer knows that nobody waits. What it sent before counts.
+                answer.close();
+                answer
+                    .try_recv()
+                    .unwrap_or_else(|_| Err(StoreError::unavailable("the commit takes too long")))
+            }
+        }
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join(LOCK);
+    let file = File::options().create(true).write(true).truncate(false).open(&path).at(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked(folder.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(error).at(&path),
+    }
+}

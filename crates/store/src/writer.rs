@@ -1,0 +1,374 @@
+//! The one task with the one connection that writes.
+//!
+//! It collects what arrived while the previous commit ran and commits it as one transaction. Nothing
+//! in memory outlives a failed commit: the connection is closed, the write-ahead log is moved into the
+//! database by a new one, and the place in the tree is read from there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_model::{Draft, Kind, OutcomeStatus, ReasonCode, RecordId};
+use sqlx::{Connection as _, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::StoreError;
+use crate::batch::{Batch, Done, Head, Job, Settlement, Work};
+use crate::clock::{Clock, IdSource, step_back};
+use crate::db;
+use crate::head::{load_head, mark_stopped};
+use crate::limits::{BATCH_RECORDS_MAX, WAL_PASSIVE_BYTES, WAL_TRUNCATE_PAGES};
+use crate::prepare::Prepared;
+use crate::settled::Settled;
+use crate::subject::Subjects;
+
+/// How often the writer tries again what it owes itself while the database fails.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How often results past their time are deleted, in milliseconds.
+const PURGE_EVERY_MS: i64 = 600_000;
+
+type Reply = oneshot::Sender<Result<(), StoreError>>;
+
+/// A message to the writer.
+pub(crate) enum Message {
+    Job(Box<Job>),
+    /// Stores a signed checkpoint.
+    Checkpoint { size: u64, note: String, reply: Reply },
+    /// Marks a clean stop and ends the task.
+    Stop(Reply),
+}
+
+/// What the writer knows for life.
+pub(crate) struct Context {
+    pub(crate) path: PathBuf,
+    pub(crate) tenant: String,
+    pub(crate) replica: String,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: IdSource,
+    pub(crate) busy: Duration,
+    pub(crate) settled: Arc<Settled>,
+    pub(crate) subjects: Arc<Subjects>,
+    /// Keeps the data folder locked for as long as the writer lives.
+    pub(crate) lock: std::fs::File,
+}
+
+/// The writer's state.
+pub(crate) struct Writer {
+    context: Context,
+    open: Option<(SqliteConnection, Head)>,
+    /// Intents that are durable, or may be, though their callers were refused.
+    orphans: Vec<RecordId>,
+    unmoved_bytes: usize,
+    next_purge_ms: i64,
+}
+
+impl Writer {
+    pub(crate) fn new(context: Context, conn: SqliteConnection, head: Head) -> Self {
+        let (open, orphans) = (Some((conn, head)), Vec::new());
+        Self { context, open, orphans, unmoved_bytes: 0, next_purge_ms: 0 }
+    }
+
+    /// Serves until the last sender is gone or a stop is asked for.
+    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        loop {
+            let first = if self.orphans.is_empty() {
+                queue.recv().await.map(Some)
+            } else {
+                tokio::time::timeout(RETRY, queue.recv()).await.map_or(Some(None), |m| m.map(Some))
+            };
+            let Some(first) = first else { break };
+            let (jobs, other) = collect(first, &mut queue);
+            self.serve(jobs).await;
+            match other {
+                Some(Message::Checkpoint { size, note, reply }) => {
+                    let _ = reply.send(self.store_checkpoint(size, &note).await);
+                }
+                Some(Message::Stop(reply)) => {
+                    let _ = reply.send(self.stop().await);
+                    break;
+                }
+                Some(Message::Job(_)) | None => {}
+            }
+        }
+        let _ = self.context.lock.unlock();
+    }
+
+    async fn serve(&mut self, mut jobs: Vec<Box<Job>>) {
+        self.drop_late(&mut jobs);
+        if jobs.is_empty() && self.orphans.is_empty() {
+            return;
+        }
+        if let Err(error) = self.reopen().await {
+            tracing::error!(%error, "the database cannot be opened; every record is refused");
+            refuse(jobs);
+            return;
+        }
+        self.settle_orphans().await;
+        if !jobs.is_empty() && self.open.is_some() {
+            self.commit(jobs).await;
+        } else {
+            refuse(jobs);
+        }
+        self.tend().await;
+    }
+
+    /// Drops jobs that nobody waits for any more.
+    fn drop_late(&self, jobs: &mut Vec<Box<Job>>) {
+        let now = Instant::now();
+        jobs.retain(|job| job.deadline > now && !job.reply.is_closed());
+    }
+
+    /// Opens the database again after a failure.
+    async fn reopen(&mut self) -> Result<(), StoreError> {
+        if self.open.is_some() {
+            return Ok(());
+        }
+        let context = &self.context;
+        let mut conn = db::open_writer(&context.path, context.busy, false).await?;
+        // What the failed commit left in the log was never synced, and may not be synced again: moving
+        // it writes and syncs the database anew, and empties the log.
+        db::truncate_wal(&mut conn).await?;
+        let head = load_head(&mut conn, &context.tenant, &context.replica).await?;
+        self.open = Some((conn, head));
+        Ok(())
+    }
+
+    /// Commits jobs as one transaction and answers them.
+    async fn commit(&mut self, mut jobs: Vec<Box<Job>>) {
+        let Some((mut conn, head)) = self.open.take() else { return refuse(jobs) };
+        match self.transact(&mut conn, head, &mut jobs).await {
+            Ok((head, done)) => {
+                self.open = Some((conn, head));
+                self.answer(jobs, done);
+            }
+            Err(error) => {
+                tracing::error!(%error, records = jobs.len(), "a commit failed");
+                let _ = conn.close_hard().await;
+                // Whether the transaction is durable shows only when the database is open again.
+                self.orphans.extend(jobs.iter().filter_map(|job| job.intent()));
+                refuse(jobs);
+            }
+        }
+    }
+
+    async fn transact(
+        &mut self,
+        conn: &mut SqliteConnection,
+        head: Head,
+        jobs: &mut Vec<Box<Job>>,
+    ) -> Result<(Head, Vec<Result<Done, StoreError>>), sqlx::Error> {
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+        // The lock may have taken long: the batch begins now.
+        self.drop_late(jobs);
+        let now = self.context.clock.now_ms();
+        let (tenant, replica) = (&self.context.tenant, &self.context.replica);
+        let mut batch = Batch { tx: &mut tx, tenant, replica, now, head, bytes: 0 };
+        if let Some(back) = step_back(batch.head.clock_ms, now) {
+            batch.run(&mut clock_step(&self.context, back)?, Work::Record(Vec::new())).await?.ok();
+        }
+        batch.head.clock_ms = now;
+        let mut done = Vec::with_capacity(jobs.len());
+        for job in jobs.iter_mut() {
+            done.push(match job.work.take() {
+                Some(work) => batch.run(&mut job.prepared, work).await?,
+                None => Err(StoreError::unavailable("the record was tried before")),
+            });
+        }
+        self.unmoved_bytes += batch.bytes;
+        let head = batch.finish().await?;
+        tx.commit().await?;
+        Ok((head, done))
+    }
+
+    fn answer(&mut self, jobs: Vec<Box<Job>>, done: Vec<Result<Done, StoreError>>) {
+        for (job, done) in jobs.into_iter().zip(done) {
+            if let (Ok(_), Some(subject)) = (&done, job.prepared.new_subject()) {
+                self.context.subjects.committed(subject);
+            }
+            let (call, settles) = (job.prepared.record, job.settles);
+            let recorded = matches!(&done, Ok(Done::Recorded(_)));
+            if let (true, Some(call)) = (recorded, settles) {
+                self.context.settled.announce(call);
+            }
+            let is_intent = job.is_intent;
+            if job.reply.send(done).is_err() && is_intent && recorded {
+                self.orphans.push(call);
+            }
+        }
+    }
+
+    /// Records `not_forwarded` for durable intents whose callers were refused.
+    async fn settle_orphans(&mut self) {
+        let orphans = std::mem::take(&mut self.orphans);
+        for chunk in orphans.chunks(BATCH_RECORDS_MAX) {
+            let Some((mut conn, head)) = self.open.take() else {
+                self.orphans.extend_from_slice(chunk);
+                continue;
+            };
+            match self.transact_orphans(&mut conn, head, chunk).await {
+                Ok(head) => {
+                    self.open = Some((conn, head));
+                    chunk.iter().for_each(|call| self.context.settled.announce(*call));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "outcomes of refused calls cannot be recorded yet");
+                    let _ = conn.close_hard().await;
+                    self.orphans.extend_from_slice(chunk);
+                }
+            }
+        }
+    }
+
+    async fn transact_orphans(
+        &self,
+        conn: &mut SqliteConnection,
+        head: Head,
+        calls: &[RecordId],
+    ) -> Result<Head, sqlx::Error> {
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+        let (tenant, replica) = (&self.context.tenant, &self.context.replica);
+        let now = self.context.clock.now_ms();
+        let mut batch = Batch { tx: &mut tx, tenant, replica, now, head, bytes: 0 };
+        for call in calls {
+            let (mut prepared, settlement) =
+                closing_outcome(&self.context, *call, OutcomeStatus::NotForwarded)?;
+            // A call that is not open was never durable, or has an outcome: there is nothing to settle.
+            batch.run(&mut prepared, Work::Outcome(settlement)).await?.ok();
+        }
+        let head = batch.finish().await?;
+        tx.commit().await?;
+        Ok(head)
+    }
+
+    /// Does between batches what need not be done in one.
+    async fn tend(&mut self) {
+        let now = self.context.clock.now_ms();
+        let tenant = self.context.tenant.clone();
+        let Some((conn, _)) = &mut self.open else { return };
+        if now >= self.next_purge_ms {
+            self.next_purge_ms = now + PURGE_EVERY_MS;
+            let purge = sqlx::query("DELETE FROM replay WHERE tenant = $1 AND expires_ms <= $2")
+                .bind(tenant)
+                .bind(now);
+            if let Err(error) = purge.execute(&mut *conn).await {
+                return self.fail(error.into());
+            }
+        }
+        if self.unmoved_bytes < WAL_PASSIVE_BYTES {
+            return;
+        }
+        self.unmoved_bytes = 0;
+        match db::checkpoint_wal(conn).await {
+            // A reader may stand in the way of emptying the log: then it is tried again later.
+            Ok(pages) if pages > WAL_TRUNCATE_PAGES => drop(db::truncate_wal(conn).await),
+            Ok(_) => {}
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Gives the connection up after an error outside of a batch.
+    #[expect(clippy::needless_pass_by_value, reason = "the error ends here")]
+    fn fail(&mut self, error: StoreError) {
+        tracing::error!(%error, "the database failed between commits");
+        self.open = None;
+    }
+
+    async fn store_checkpoint(&mut self, size: u64, note: &str) -> Result<(), StoreError> {
+        self.reopen().await?;
+        let Some((conn, _)) = &mut self.open else {
+            return Err(StoreError::unavailable("the database failed"));
+        };
+        let stored = sqlx::query(
+            "INSERT INTO checkpoint (tenant, size, note) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(&self.context.tenant)
+        .bind(db::int(size))
+        .bind(note)
+        .execute(conn)
+        .await;
+        stored.map(drop).map_err(|error| {
+            self.open = None;
+            error.into()
+        })
+    }
+
+    async fn stop(&mut self) -> Result<(), StoreError> {
+        self.reopen().await?;
+        self.settle_orphans().await;
+        let Some((mut conn, head)) = self.open.take() else {
+            return Err(StoreError::unavailable("the database failed"));
+        };
+        mark_stopped(&mut conn, &self.context.tenant, head.epoch).await?;
+        db::truncate_wal(&mut conn).await.ok();
+        Ok(conn.close().await?)
+    }
+}
+
+/// Takes what waits, up to the size of a batch, or up to something that is no job.
+fn collect(
+    first: Option<Message>,
+    queue: &mut mpsc::Receiver<Message>,
+) -> (Vec<Box<Job>>, Option<Message>) {
+    let mut jobs = Vec::new();
+    let mut next = first;
+    while let Some(message) = next {
+        match message {
+            Message::Job(job) => jobs.push(job),
+            other @ (Message::Checkpoint { .. } | Message::Stop(_)) => return (jobs, Some(other)),
+        }
+        next = if jobs.len() < BATCH_RECORDS_MAX { queue.try_recv().ok() } else { None };
+    }
+    (jobs, None)
+}
+
+fn refuse(jobs: Vec<Box<Job>>) {
+    for job in jobs {
+        let _ = job.reply.send(Err(StoreError::unavailable("the database failed")));
+    }
+}
+
+fn clock_step(context: &Context, back_ms: i64) -> Result<Prepared, sqlx::Error> {
+    let record = RecordId((context.ids)());
+    let draft = Draft::new(record, Kind::Detection)
+        .with("detection", "clock_step")
+        .with("back_ms", back_ms);
+    Prepared::public(draft, &context.tenant).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// Prepares the outcome that the store itself records of a call.
+pub(crate) fn closing_outcome(
+    context: &Context,
+    call: RecordId,
+    status: OutcomeStatus,
+) -> Result<(Prepared, Settlement), sqlx::Error> {
+    let reason = match status {
+        OutcomeStatus::NotForwarded => ReasonCode::AUDIT_UNAVAILABLE,
+        OutcomeStatus::Executed | OutcomeStatus::Failed | OutcomeStatus::Unknown => {
+            ReasonCode::OUTCOME_UNKNOWN
+        }
+    };
+    let draft = Draft::new(RecordId((context.ids)()), Kind::Outcome)
+        .with("parent", call.to_string())
+        .with("outcome", status.as_str())
+        .with("reasons", vec![reason.as_str().to_owned()]);
+    let prepared = Prepared::public(draft, &context.tenant)
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    Ok((prepared, Settlement { call, status, from: "open", replay: None }))
+}
+
+/// Returns the calls that are open, oldest first.
+pub(crate) async fn open_calls(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+) -> Result<Vec<RecordId>, StoreError> {
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT record FROM open_call WHERE tenant = $1 AND state = 'open' ORDER BY record",
+    )
+    .bind(tenant)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|bytes| crate::batch::record_from(bytes)).collect()
+}
