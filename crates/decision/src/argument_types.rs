@@ -134,7 +134,7 @@ fn literal_type_name(schema: &Value) -> Option<&'static str> {
         Value::String(_) => Some("string"),
         Value::Bool(_) => Some("boolean"),
         Value::Number(number) if !number.is_f64() => Some("integer"),
-        _ => None,
+        Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
     };
     if let Some(value) = schema.get("const") {
         return name(value);

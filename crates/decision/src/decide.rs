@@ -8,8 +8,10 @@ use countersign_model::{
     Decision, DeterminingRule, Facts, Mode, Reason, ReasonCode, Stage, Verdict,
 };
 
+use serde_json::Value;
+
 use crate::bundle::Bundle;
-use crate::catalog::{Server, Tool};
+use crate::catalog::Tool;
 use crate::policy::{Effect, Rule};
 use crate::request::{self, Action};
 use crate::{input_schema, visibility};
@@ -56,7 +58,6 @@ impl Ruling {
 
 /// A call of something that the bundle knows.
 pub(crate) struct Known<'b> {
-    server: &'b Server,
     tool: Option<&'b Tool>,
     id: String,
     action: &'b Action,
@@ -75,7 +76,7 @@ impl<'b> Known<'b> {
             let detail = format!("the method `{}` is not passed on", method.escape_debug());
             return Err(permission(ReasonCode::METHOD_NOT_ALLOWED, detail));
         };
-        let server = bundle.server(&call.server).ok_or_else(|| not_allowlisted(&id))?;
+        bundle.server(&call.server).ok_or_else(|| not_allowlisted(&id))?;
         let action = bundle.entities.action(&id).ok_or_else(|| not_allowlisted(&id))?;
         let tool = call.tool.as_ref().filter(|_| call.method == "tools/call");
         let tool = match tool {
@@ -83,7 +84,7 @@ impl<'b> Known<'b> {
             Some(name) => Some(bundle.tool(name).ok_or_else(|| not_allowlisted(&id))?),
             None => None,
         };
-        Ok(Self { server, tool, id, action })
+        Ok(Self { tool, id, action })
     }
 
     fn rule(&self, bundle: &Bundle, facts: &Facts) -> Ruling {
@@ -107,11 +108,10 @@ impl<'b> Known<'b> {
     /// Returns what is wrong with the arguments of a tool.
     fn fault(&self, facts: &Facts) -> Option<String> {
         let tool = self.tool?;
-        match &facts.call.arguments {
-            // MCP lets a caller leave the arguments out.
-            serde_json::Value::Null => input_schema::fault(&tool.validator, &serde_json::json!({})),
-            arguments => input_schema::fault(&tool.validator, arguments),
-        }
+        // MCP lets a caller leave the arguments out.
+        let none = Value::Object(serde_json::Map::new());
+        let arguments = Some(&facts.call.arguments).filter(|arguments| !arguments.is_null());
+        input_schema::fault(&tool.validator, arguments.unwrap_or(&none))
     }
 
     /// Evaluates the policies of the call's slices.
@@ -120,7 +120,7 @@ impl<'b> Known<'b> {
         bundle: &'b Bundle,
         facts: &Facts,
     ) -> Result<Findings<'b>, Reason> {
-        let evaluation = request::evaluation(self.action, self.server, self.tool, facts)
+        let evaluation = request::evaluation(&bundle.entities, self.action, self.tool, facts)
             .map_err(|error| permission(ReasonCode::POLICY_ERROR, error))?;
         let authorizer = Authorizer::new();
         let mut findings = Findings::default();

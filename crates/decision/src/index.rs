@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use cedar_policy::{
-    ActionConstraint, EntityUid, PolicySet, PrincipalConstraint, ResourceConstraint,
+    ActionConstraint, EntityUid, PolicySet, PolicySetError, PrincipalConstraint, ResourceConstraint,
 };
 use countersign_model::{AgentFacts, Mode};
 
@@ -49,9 +49,8 @@ impl Index {
     pub(crate) fn of(rules: &[Rule]) -> Result<Self, Diagnostic> {
         let mut index = Self::default();
         for rule in rules {
-            let place = |error: cedar_policy::PolicySetError| {
-                Diagnostic::error(&rule.info.file, error.to_string())
-            };
+            let place =
+                |error: Box<PolicySetError>| Diagnostic::error(&rule.info.file, error.to_string());
             match rule.policy.action_constraint() {
                 ActionConstraint::Any => index.any.add(rule).map_err(place)?,
                 ActionConstraint::Eq(action) => index.at(&action).add(rule).map_err(place)?,
@@ -93,7 +92,7 @@ impl ActionSlices {
             .chain(agent.roles.iter().filter_map(|role| self.roles.get(role)))
     }
 
-    fn add(&mut self, rule: &Rule) -> Result<(), cedar_policy::PolicySetError> {
+    fn add(&mut self, rule: &Rule) -> Result<(), Box<PolicySetError>> {
         let slice = match rule.policy.principal_constraint() {
             PrincipalConstraint::Any | PrincipalConstraint::Is(_) => &mut self.any,
             PrincipalConstraint::Eq(uid)
@@ -112,22 +111,22 @@ impl ActionSlices {
 }
 
 impl Slice {
-    fn add(&mut self, rule: &Rule) -> Result<(), cedar_policy::PolicySetError> {
+    fn add(&mut self, rule: &Rule) -> Result<(), Box<PolicySetError>> {
         let enforced = rule.info.mode == Mode::Enforce;
         let fixed = enforced && !rule.reads.any();
         match rule.info.effect {
             Effect::Permit => {
-                self.permits.add(rule.policy.clone())?;
+                self.permits.add(rule.policy.clone()).map_err(Box::new)?;
                 if fixed {
-                    self.fixed_permits.add(rule.policy.clone())?;
+                    self.fixed_permits.add(rule.policy.clone()).map_err(Box::new)?;
                 } else if enforced {
                     self.open_permits.push(rule.policy.resource_constraint());
                 }
             }
             Effect::Forbid => {
-                self.forbids.add(rule.policy.clone())?;
+                self.forbids.add(rule.policy.clone()).map_err(Box::new)?;
                 if fixed && rule.info.approval.is_none() {
-                    self.fixed_forbids.add(rule.policy.clone())?;
+                    self.fixed_forbids.add(rule.policy.clone()).map_err(Box::new)?;
                 }
             }
         }

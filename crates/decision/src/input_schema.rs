@@ -56,6 +56,10 @@ pub(crate) fn fault(validator: &Validator, arguments: &Value) -> Option<String> 
 fn detail(error: &ValidationError<'_>) -> String {
     let path = error.instance_path().as_str();
     let root = if path.is_empty() { "/" } else { path };
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the other keywords have nothing to add to their name"
+    )]
     match error.kind() {
         ValidationErrorKind::Required { property } => {
             format!("{path}/{} required", shorten(property.as_str().unwrap_or_default()))

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{
-    Context, Entities as CedarEntities, Entity, EntityUid, Request, RestrictedExpression, Schema,
+    Context, Entities as CedarEntities, Entity, EntityId, EntityTypeName, EntityUid, Request,
+    RestrictedExpression, Schema,
 };
 use countersign_model::{AgentFacts, CallFacts, Facts, PrincipalType, ServerName};
 use serde_json::Value;
@@ -40,6 +41,9 @@ pub fn action_of(call: &CallFacts) -> Option<String> {
 #[derive(Debug)]
 pub(crate) struct Entities {
     actions: HashMap<String, Action>,
+    servers: HashMap<ServerName, Entity>,
+    agent: EntityTypeName,
+    role: EntityTypeName,
 }
 
 /// One action with its groups.
@@ -60,11 +64,10 @@ pub(crate) struct Evaluation {
 }
 
 impl Entities {
-    /// Collects the actions of a bundle.
+    /// Collects the actions and servers of a bundle.
     pub(crate) fn of(schema: &Schema, servers: &[Server]) -> Result<Self, Diagnostic> {
-        let all = schema
-            .action_entities()
-            .map_err(|error| Diagnostic::error("tools", error.to_string()))?;
+        let fault = |error: String| Diagnostic::error("tools", error);
+        let all = schema.action_entities().map_err(|error| fault(error.to_string()))?;
         let tools = servers.iter().flat_map(|server| &server.tools);
         let tools = tools.map(|tool| (tool.name.to_string(), schema::groups(tool)));
         let methods = MCP_ACTIONS.map(|action| (action.to_owned(), vec![MCP.to_owned()]));
@@ -76,7 +79,51 @@ impl Entities {
                 Some((id, Action { uid: entity.uid(), groups, entity: entity.clone() }))
             })
             .collect();
-        Ok(Self { actions })
+        let server_type = entity_type("Server").map_err(fault)?;
+        let server = |server: &Server| {
+            let environment = text(server.environment.as_str());
+            let attributes = HashMap::from([("environment".to_owned(), environment)]);
+            let entity =
+                Entity::new(uid(&server_type, server.name.as_str()), attributes, HashSet::new())
+                    .map_err(|error| error.to_string())?;
+            Ok((server.name.clone(), entity))
+        };
+        Ok(Self {
+            actions,
+            servers: servers.iter().map(server).collect::<Result<_, _>>().map_err(fault)?,
+            agent: entity_type("Agent").map_err(fault)?,
+            role: entity_type("Role").map_err(fault)?,
+        })
+    }
+
+    /// Makes a request with the given context, and its entities.
+    pub(crate) fn request(
+        &self,
+        action: &Action,
+        server: &ServerName,
+        agent: &AgentFacts,
+        context: Context,
+    ) -> Result<(Request, CedarEntities), String> {
+        let agent = self.agent(agent)?;
+        let server = self.servers.get(server).ok_or("the server is not in the bundle")?;
+        let (principal, resource) = (agent.uid(), server.uid());
+        let request = Request::new(principal, action.uid.clone(), resource, context, None)
+            .map_err(|error| error.to_string())?;
+        let all = [agent, server.clone(), action.entity.clone()];
+        let entities =
+            CedarEntities::from_entities(all, None).map_err(|error| error.to_string())?;
+        Ok((request, entities))
+    }
+
+    fn agent(&self, agent: &AgentFacts) -> Result<Entity, String> {
+        let attributes = HashMap::from([
+            ("id".to_owned(), text(agent.id.to_string())),
+            ("environment".to_owned(), text(agent.environment.as_str())),
+            ("owner".to_owned(), text(&agent.owner)),
+        ]);
+        let roles: HashSet<_> = agent.roles.iter().map(|role| uid(&self.role, role)).collect();
+        Entity::new(uid(&self.agent, agent.name.as_str()), attributes, roles)
+            .map_err(|error| error.to_string())
     }
 
     /// Returns an action.
@@ -91,65 +138,29 @@ impl Entities {
 ///
 /// Says what Cedar cannot represent; no caller can cause that.
 pub(crate) fn evaluation(
+    entities: &Entities,
     action: &Action,
-    server: &Server,
     tool: Option<&Tool>,
     facts: &Facts,
 ) -> Result<Evaluation, String> {
     let converted = tool.map(|tool| argument_types::convert(&tool.fields, &facts.call.arguments));
     let unrepresentable = converted.as_ref().map(|c| c.unrepresentable.clone()).unwrap_or_default();
     let context = context(facts, converted)?;
-    let (request, entities) = with_context(action, server, &facts.agent, context)?;
+    let (request, entities) =
+        entities.request(action, &facts.call.server, &facts.agent, context)?;
     Ok(Evaluation { request, entities, unrepresentable })
-}
-
-/// Makes a request with the given context, and its entities.
-pub(crate) fn with_context(
-    action: &Action,
-    server: &Server,
-    agent: &AgentFacts,
-    context: Context,
-) -> Result<(Request, CedarEntities), String> {
-    let agent_entity = agent_entity(agent)?;
-    let server_entity = server_entity(server)?;
-    let (principal, resource) = (agent_entity.uid(), server_entity.uid());
-    let request = Request::new(principal, action.uid.clone(), resource, context, None)
-        .map_err(|error| error.to_string())?;
-    let all = [agent_entity, server_entity, action.entity.clone()];
-    let entities = CedarEntities::from_entities(all, None).map_err(|error| error.to_string())?;
-    Ok((request, entities))
 }
 
 fn text(value: impl Into<String>) -> RestrictedExpression {
     RestrictedExpression::new_string(value.into())
 }
 
-fn uid(type_name: &str, id: &str) -> Result<EntityUid, String> {
-    let type_name = type_name.parse().map_err(|error| format!("{error}"))?;
-    Ok(EntityUid::from_type_name_and_id(type_name, cedar_policy::EntityId::new(id)))
+fn entity_type(name: &str) -> Result<EntityTypeName, String> {
+    name.parse().map_err(|error| format!("{error}"))
 }
 
-fn agent_entity(agent: &AgentFacts) -> Result<Entity, String> {
-    let attributes = HashMap::from([
-        ("id".to_owned(), text(agent.id.to_string())),
-        ("environment".to_owned(), text(agent.environment.as_str())),
-        ("owner".to_owned(), text(&agent.owner)),
-    ]);
-    let roles: HashSet<_> =
-        agent.roles.iter().map(|role| uid("Role", role)).collect::<Result<_, _>>()?;
-    Entity::new(uid("Agent", agent.name.as_str())?, attributes, roles)
-        .map_err(|error| error.to_string())
-}
-
-fn server_entity(server: &Server) -> Result<Entity, String> {
-    let attributes = HashMap::from([("environment".to_owned(), text(server.environment.as_str()))]);
-    Entity::new(server_uid(&server.name)?, attributes, HashSet::new())
-        .map_err(|error| error.to_string())
-}
-
-/// Returns the entity of a server.
-pub(crate) fn server_uid(server: &ServerName) -> Result<EntityUid, String> {
-    uid("Server", server.as_str())
+fn uid(entity_type: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(entity_type.clone(), EntityId::new(id))
 }
 
 fn context(facts: &Facts, converted: Option<Converted>) -> Result<Context, String> {

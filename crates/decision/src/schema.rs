@@ -67,10 +67,10 @@ pub(crate) fn generate(servers: &[Server]) -> Value {
     let mut actions: Map<_, _> =
         all_groups(servers).into_iter().map(|group| (group, json!({}))).collect();
     for action in MCP_ACTIONS {
-        actions.insert(action.to_owned(), self::action(&[MCP.to_owned()], mcp_context()));
+        actions.insert(action.to_owned(), self::action(&[MCP.to_owned()], &mcp_context()));
     }
     for tool in servers.iter().flat_map(|server| &server.tools) {
-        let definition = action(&groups(tool), tool_context(&tool.fields));
+        let definition = action(&groups(tool), &tool_context(&tool.fields));
         actions.insert(tool.name.to_string(), definition);
     }
     json!({ "": { "entityTypes": entity_types(), "actions": actions } })
@@ -93,7 +93,7 @@ fn entity_types() -> Value {
     })
 }
 
-fn action(groups: &[String], context: Value) -> Value {
+fn action(groups: &[String], context: &Value) -> Value {
     let member_of: Vec<_> = groups.iter().map(|group| json!({ "id": group })).collect();
     json!({
         "memberOf": member_of,

@@ -1,13 +1,12 @@
 //! What an agent could be allowed, before there is a call.
 
 use cedar_policy::{
-    Authorizer, Context, Entities, PolicySet, Request, ResourceConstraint, Response,
+    Authorizer, Context, Entities, EntityUid, PolicySet, Request, ResourceConstraint, Response,
 };
 use countersign_model::{AgentFacts, ServerName};
 
 use crate::bundle::Bundle;
-use crate::catalog::Server;
-use crate::request::{self, Action};
+use crate::index::Slice;
 
 /// See [`Bundle::could_allow`].
 pub(crate) fn could_allow(
@@ -41,7 +40,7 @@ struct Question {
     request: Request,
     entities: Entities,
     authorizer: Authorizer,
-    resource: cedar_policy::EntityUid,
+    resource: EntityUid,
 }
 
 impl Question {
@@ -51,15 +50,14 @@ impl Question {
         server: &ServerName,
         action: &str,
     ) -> Option<(Self, &'b [String])> {
-        let (action, server): (&Action, &Server) =
-            (bundle.entities.action(action)?, bundle.server(server)?);
+        let action = bundle.entities.action(action)?;
         let (request, entities) =
-            request::with_context(action, server, agent, Context::empty()).ok()?;
-        let resource = request::server_uid(&server.name).ok()?;
+            bundle.entities.request(action, server, agent, Context::empty()).ok()?;
+        let resource = request.resource()?.clone();
         Some((Self { request, entities, authorizer: Authorizer::new(), resource }, &action.groups))
     }
 
-    fn permits(&self, slice: &crate::index::Slice) -> bool {
+    fn permits(&self, slice: &Slice) -> bool {
         slice.open_permits.iter().any(|constraint| self.is_about(constraint))
             || self.applies(&slice.fixed_permits).unwrap_or(false)
     }

@@ -1,1 +1,32 @@
-//! 
+//! Answers about what was recorded, each with its proof: what happened, why, and whether it holds.
+//!
+//! | module | answers |
+//! |---|---|
+//! | [`query`] | which records match |
+//! | [`case`] | one record with all that belongs to it |
+//! | [`sentence`], [`why`] | what a record says, in a sentence or a paragraph |
+//! | [`proof`] | one record as a file that is checked offline |
+//! | [`replay`] | whether a past decision is made again by the same, or another, bundle |
+//! | [`csv`] | rows that no spreadsheet executes |
+//!
+//! Everything is read from a [`countersign_store::Reader`]; nothing is written.
+//!
+//! Out of scope: the formats and their verification (crate `ledger`), printing (crate `cli`).
+
+#![warn(missing_docs)]
+
+pub mod case;
+pub mod csv;
+mod error;
+pub mod proof;
+pub mod query;
+mod record;
+pub mod replay;
+pub mod sentence;
+mod text;
+pub mod time;
+pub mod why;
+
+pub use error::EvidenceError;
+pub use record::{Opened, Record};
+pub use text::{cut, shown};

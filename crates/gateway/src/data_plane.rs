@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
 use axum::routing::get;
 use countersign_model::AgentStatus;
 use tokio::net::TcpListener;
@@ -31,7 +29,8 @@ pub async fn serve(
     let watching: Vec<_> = gateway
         .upstreams
         .servers()
-        .map(|server| tokio::spawn(crate::watch::watch(Arc::clone(&gateway), server.clone())))
+        .into_iter()
+        .map(|server| tokio::spawn(crate::watch::watch(Arc::clone(&gateway), server)))
         .collect();
     let sweeping = tokio::spawn(sweep(Arc::clone(&gateway)));
     let served = axum::serve(listener, router(Arc::clone(&gateway)))
@@ -44,18 +43,9 @@ pub async fn serve(
 fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .with_state(Arc::clone(&gateway))
+        // A gateway that listens has opened its ledger and loaded a bundle.
+        .route("/readyz", get(|| async { "ready\n" }))
         .merge(mcp::router(gateway))
-}
-
-/// Says whether calls can be decided and recorded.
-async fn ready(State(gateway): State<Arc<Gateway>>) -> (StatusCode, &'static str) {
-    if gateway.store().is_writable() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the ledger cannot be written\n")
-    }
 }
 
 /// Closes sessions that nobody uses and those of disabled agents.

@@ -286,10 +286,7 @@ fn check_id(id: &RawValue) -> Result<(), EnvelopeError> {
     }
 }
 
-fn parse_object<'a>(
-    text: &'a str,
-    what: &'static str,
-) -> Result<Vec<Member<'a>>, EnvelopeError> {
+fn parse_object<'a>(text: &'a str, what: &'static str) -> Result<Vec<Member<'a>>, EnvelopeError> {
     if !text.trim_start().starts_with('{') {
         return match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Err(EnvelopeError::NotObject { what }),

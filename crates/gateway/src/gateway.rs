@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use countersign_model::{AgentName, Environment, RecordId, ServerName, TenantId};
+use countersign_model::{
+    AgentName, Draft, Environment, Kind, RecordId, ServerName, TenantId,
+};
 use countersign_store::{Clock, IdSource, Store, StoreError};
 
 use crate::identity::Identity;
@@ -13,6 +16,7 @@ use crate::mcp::{Parking, Sessions};
 use crate::pipeline::Pipeline;
 use crate::rules::{Rules, RulesError};
 use crate::upstream::{ClientIdentity, UpstreamConfig, Upstreams};
+use crate::watch::{self, WatchError};
 
 /// What the data plane needs to know.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct GatewayConfig {
     pub identity: ClientIdentity,
 }
 
+/// A client that was here within this time, in milliseconds, still uses the gateway.
+const USED_MS: i64 = 10_000;
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 impl GatewayConfig {
@@ -80,6 +86,7 @@ pub struct Gateway {
     pub sessions: Sessions,
     /// Calls that wait for their clients.
     pub parking: Arc<Parking>,
+    last_used_ms: AtomicI64,
 }
 
 impl Gateway {
@@ -119,6 +126,7 @@ impl Gateway {
             upstreams,
             sessions: Sessions::default(),
             parking: Arc::default(),
+            last_used_ms: AtomicI64::new(0),
         }))
     }
 
@@ -150,6 +158,41 @@ impl Gateway {
     #[must_use]
     pub fn record_id(&self) -> RecordId {
         RecordId((self.pipeline.ids)())
+    }
+
+    /// Notes that a client was here.
+    pub(crate) fn touch(&self) {
+        self.last_used_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Tells whether a client has a session open or was here within [`USED_MS`].
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        let since = self.now_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed));
+        since < USED_MS || !self.sessions.all().is_empty()
+    }
+
+    /// Puts one more server behind the gateway until it stops, and pins its tools at first sight.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the change cannot be recorded or the server does not answer.
+    pub async fn add_upstream(
+        &self,
+        upstream: UpstreamConfig,
+        environment: Environment,
+        actor: &str,
+    ) -> Result<(), WatchError> {
+        let server = upstream.name.clone();
+        let draft = Draft::new(self.record_id(), Kind::Change)
+            .with("object", "upstream")
+            .with("event", "added")
+            .with("server", server.as_str())
+            .sealed("actor", actor);
+        self.store().append(draft).await.map_err(WatchError::NotRecorded)?;
+        self.rules().add_server(server.clone(), environment)?;
+        self.upstreams.add(upstream);
+        watch::compare(self, &server).await.map(drop)
     }
 
     /// Keeps the bundle in force with the ledger, so that decisions can be made again from it.

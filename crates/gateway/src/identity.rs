@@ -101,7 +101,7 @@ impl Identity {
     /// Gives the caller of a test listener with one fixed agent.
     fn fixed(&self, claims: &Map<String, Value>) -> Option<Caller> {
         let name = self.fixed.as_ref()?;
-        let agent = self.store.agent(name)?;
+        let agent = self.store.agent(name.as_str())?;
         Some(caller(agent, "fixed".into(), claims.clone()))
     }
 

@@ -28,8 +28,7 @@ use countersign_model::{
     Stage, TenantId, TimestampMs, ToolName, Verdict,
 };
 use countersign_store::{
-    Clock, Committed, IdSource, IdempotencyClaim, Intent, Outcome, Receipt, Store, StoreError,
-    StoredResult,
+    Clock, Committed, IdSource, IdempotencyClaim, Intent, Outcome, Receipt, Store, StoredResult,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -187,8 +186,8 @@ impl Pipeline {
                 Committed::Replayed(stored) => return Ok(Intended::Replayed(stored)),
                 Committed::Refused { code, .. } => return Err(claim_refused(facts, code)),
                 Committed::InFlight { evaluation_id } => {
-                    let ended = self.store.wait_outcome(evaluation_id, deadline).await;
-                    if !matches!(ended, Ok(Some(_))) {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if !self.store.wait_outcome(evaluation_id, left).await {
                         return Err(self.refuse_in_flight(facts, decision).await);
                     }
                 }
@@ -212,7 +211,7 @@ impl Pipeline {
         let status = forwarded.status();
         let recorded = self.settle_with(facts, status, forwarded.detail(), forwarded.answer());
         let sent = status != OutcomeStatus::NotForwarded;
-        recorded.await.map_err(|()| not_recorded(facts, sent))
+        recorded.await.map_err(|_| not_recorded(facts, sent))
     }
 
     async fn settle_with(
@@ -221,13 +220,13 @@ impl Pipeline {
         status: OutcomeStatus,
         detail: Option<&str>,
         answer: Option<&RawValue>,
-    ) -> Result<(), ()> {
+    ) -> Result<(), NotRecorded> {
         let id = RecordId((self.ids)());
         let duration_ms = self.clock.now_ms().saturating_sub(facts.at.0);
         let draft = records::outcome(id, facts, status, detail, duration_ms);
         let result = answer.map(|raw| raw.get().to_owned());
         let outcome = Outcome { evaluation_id: facts.evaluation_id, draft, status, result };
-        self.store.commit_outcome(outcome).await.map(drop).map_err(drop)
+        self.store.commit_outcome(outcome).await.map(drop).map_err(|_| NotRecorded)
     }
 
     /// Makes the outcome of something other than a call durable: of a question, of a subscription.
@@ -236,20 +235,22 @@ impl Pipeline {
         facts: &Facts,
         status: OutcomeStatus,
         answer: Option<&RawValue>,
-    ) -> Result<(), ()> {
+    ) -> Result<(), NotRecorded> {
         self.settle_with(facts, status, None, answer).await
     }
 
     /// Makes an allow-decision durable that claims no key.
-    pub(crate) async fn commit_unclaimed(&self, draft: Draft) -> Result<Receipt, StoreError> {
+    ///
+    /// # Errors
+    ///
+    /// Fails if it could not be recorded.
+    pub(crate) async fn commit_unclaimed(&self, draft: Draft) -> Result<Receipt, NotRecorded> {
         let public = draft.public.clone();
         let denial = Box::new(move |code: &ReasonCode| records::claim_denial(&public, code));
         let intent = Intent { draft, denial, idempotency: None };
-        match self.store.commit_intent(intent).await? {
-            Committed::Recorded(receipt) => Ok(receipt),
-            Committed::Replayed(_) | Committed::InFlight { .. } | Committed::Refused { .. } => {
-                Err(StoreError::unavailable("a record without a claim lost one"))
-            }
+        match self.store.commit_intent(intent).await {
+            Ok(Committed::Recorded(receipt)) => Ok(receipt),
+            _ => Err(NotRecorded),
         }
     }
 
@@ -314,7 +315,7 @@ impl Pipeline {
         let opened = session.call(Permit::from_receipt(receipt), upstream).await;
         let status =
             if opened.is_ok() { OutcomeStatus::Executed } else { OutcomeStatus::NotForwarded };
-        self.settle(&facts, status, None).await.map_err(|()| not_recorded(&facts, true))?;
+        self.settle(&facts, status, None).await.map_err(|_| not_recorded(&facts, true))?;
         opened.map_err(|error| Refusal::Upstream {
             evaluation_id: facts.evaluation_id,
             sent: false,
@@ -322,6 +323,10 @@ impl Pipeline {
         })
     }
 }
+
+/// Something could not be written to the ledger.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotRecorded;
 
 /// What became of an intent that was not refused.
 enum Intended {

@@ -12,6 +12,7 @@ use crate::envelope::member;
 use crate::forward::{Call, input_requests};
 use crate::mcp::link::{NoAnswer, Question};
 use crate::mcp::{object, raw};
+use crate::pipeline::NotRecorded;
 use crate::records;
 use crate::refusal::{RpcError, code};
 
@@ -105,7 +106,7 @@ pub(crate) async fn input_required(
     let responses = if asked.is_empty() { Ok(raw("{}".into())) } else { call.ask(&asked).await };
     for facts in &owed {
         let answer = responses.as_ref().ok().map(AsRef::as_ref);
-        settle(call, facts, answer).await.map_err(|()| "the answer could not be recorded")?;
+        settle(call, facts, answer).await.map_err(|_| "the answer could not be recorded")?;
     }
     let responses = responses.map_err(|_| "the client did not answer")?;
     Ok(Asked { responses: Some(merge(&responses, answers)) })
@@ -130,12 +131,11 @@ async fn judge(call: &Call<'_>, question: &Question) -> Result<Judged, &'static 
     let decision = decide(&call.pipeline.rules.current().bundle, &facts);
     let draft = records::decision(&facts, &decision, Some(call.evaluation_id()));
     let recorded = if decision.verdict == Verdict::Allow {
-        call.pipeline.commit_unclaimed(draft).await.map(drop)
+        call.pipeline.commit_unclaimed(draft).await.is_ok()
     } else {
-        call.pipeline.store.append(draft).await.map(drop)
+        call.pipeline.store.append(draft).await.is_ok()
     };
-    recorded.map_err(|_| "the decision could not be recorded")?;
-    Ok(judged(facts, &decision))
+    if recorded { Ok(judged(facts, &decision)) } else { Err("the decision could not be recorded") }
 }
 
 fn judged(facts: Facts, decision: &Decision) -> Judged {
@@ -149,7 +149,7 @@ fn judged(facts: Facts, decision: &Decision) -> Judged {
 }
 
 /// Records what came of a question that was asked.
-async fn settle(call: &Call<'_>, facts: &Facts, answer: Option<&RawValue>) -> Result<(), ()> {
+async fn settle(call: &Call<'_>, facts: &Facts, answer: Option<&RawValue>) -> Result<(), NotRecorded> {
     let status = if answer.is_some() { OutcomeStatus::Executed } else { OutcomeStatus::Failed };
     call.pipeline.settle(facts, status, answer).await
 }

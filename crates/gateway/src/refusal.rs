@@ -90,7 +90,7 @@ enum Retry {
 }
 
 /// Why a call does not go on, or why its answer does not leave.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Refusal {
     /// Policy or an earlier call with the same key stands in the way; recorded.
     Decided {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use countersign_decision::{Bundle, BundleFiles, Diagnostic};
@@ -65,7 +65,7 @@ pub enum RulesError {
 pub struct Rules {
     policies: PathBuf,
     pins: PathBuf,
-    environments: BTreeMap<ServerName, Environment>,
+    environments: Mutex<BTreeMap<ServerName, Environment>>,
     current: ArcSwap<Current>,
 }
 
@@ -88,7 +88,7 @@ impl Rules {
         Ok(Self {
             policies: policies.to_owned(),
             pins: pins.to_owned(),
-            environments,
+            environments: Mutex::new(environments),
             current: ArcSwap::from_pointee(current),
         })
     }
@@ -105,10 +105,27 @@ impl Rules {
     ///
     /// As [`Rules::load`].
     pub fn reload(&self) -> Result<(), RulesError> {
-        let bundle = load(&self.policies, &self.pins, &self.environments)?;
+        let environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let bundle = load(&self.policies, &self.pins, &environments)?;
         let live = Arc::clone(&self.current.load().live);
         self.current.store(Arc::new(Current { bundle, live }));
         Ok(())
+    }
+
+    /// Takes one more server into the rules.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rules::load`].
+    pub fn add_server(
+        &self,
+        server: ServerName,
+        environment: Environment,
+    ) -> Result<(), RulesError> {
+        let mut environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
+        environments.insert(server, environment);
+        drop(environments);
+        self.reload()
     }
 
     /// Notes what a server offers now. The first sight of a server pins its tools.

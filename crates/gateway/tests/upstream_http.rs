@@ -5,14 +5,18 @@ mod upstream_common;
 use std::time::Duration;
 
 use countersign_gateway::upstream::{
-    Era, Event, Housekeeping, LostReason, Request, SessionEvent, UpstreamError,
+    Era, Event, Housekeeping, LostReason, SessionEvent, Transport, UpstreamError,
 };
 use countersign_testkit::{Behaviour, EraMode, FakeUpstream};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use upstream_common::{
-    Permits, config, http, owner, profile, raw, run, server, session, text, tool, upstreams,
+    Permits, config, owner, profile, raw, run, server, session, text, tool, upstreams,
 };
+
+fn http(url: &str) -> Transport {
+    Transport::Http { url: url.parse().unwrap(), headers: Vec::new() }
+}
 
 #[tokio::test]
 async fn speaks_the_newest_version_of_each_era() {
@@ -171,7 +175,7 @@ async fn a_failed_call_is_sent_once_and_says_that_it_was_sent() {
             let Event::Lost { reason: found, sent: true } = &end else {
                 panic!("{behaviour:?}: {end:?}")
             };
-            let found = found.to_string().replace("101", "100").replace("104096", "100000");
+            let found = found.to_string();
             assert!(found.starts_with(reason), "{behaviour:?}: {found}");
             assert!(matches!(exchange.next().await, Event::Lost { .. }));
             assert_eq!(fake.count("echo"), executed, "{behaviour:?}");
@@ -186,23 +190,16 @@ async fn what_cannot_be_connected_was_not_sent() {
     let upstreams = upstreams(config(http(&fake.url())));
     let open = session(&upstreams, "a").await;
     drop(fake);
-    let request = tool("echo", &json!({ "arguments": { "text": "x" } }));
     let lost = async || {
-        let request = Request { params: request.params.clone(), ..Request::new("tools/call", raw(&json!({}))) };
+        let request = tool("echo", &json!({ "arguments": { "text": "x" } }));
         let mut exchange = open.call(permits.permit().await, request).await.unwrap();
         run(&mut exchange).await.1
     };
     // The first may still meet a pooled connection that is just closing.
     lost().await;
     let end = lost().await;
-    assert!(
-        matches!(end, Event::Lost { reason: LostReason::Connect(_), sent: false }),
-        "{end:?}"
-    );
+    assert!(matches!(end, Event::Lost { reason: LostReason::Connect(_), sent: false }), "{end:?}");
     upstreams.shutdown().await;
-    let error = upstreams.session(&server(), &owner("b"), &profile()).await;
-    // The era is remembered for a while, so the modern session itself opens without a word.
-    assert!(error.is_ok());
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use countersign_gateway::upstream::{
 use countersign_testkit::{CallLog, EraMode, Fixture, serve_stdio};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use upstream_common::{Permits, config, owner, profile, run, server, session, text, tool, upstreams};
+use upstream_common::{
+    Permits, config, owner, profile, run, server, session, text, tool, upstreams,
+};
 
 #[tokio::test]
 #[ignore = "a child of the other tests"]
@@ -123,7 +125,8 @@ async fn a_question_without_correlation_goes_to_the_running_call() {
     let mut exchange = session.call(permits.permit().await, request).await.unwrap();
     let Event::ServerRequest { id, method, .. } = exchange.next().await else { panic!() };
     assert_eq!(method, "sampling/createMessage");
-    let answer = json!({ "role": "assistant", "model": "m", "content": { "type": "text", "text": "7" } });
+    let answer =
+        json!({ "role": "assistant", "model": "m", "content": { "type": "text", "text": "7" } });
     exchange.answer(&id, Ok(upstream_common::raw(&answer))).await.unwrap();
     assert_eq!(text(&run(&mut exchange).await.1), "LLM response: 7");
     upstreams.shutdown().await;
@@ -212,9 +215,8 @@ async fn cancelling_sends_the_notification_and_waits_for_the_answer() {
 #[tokio::test]
 async fn an_answer_beyond_the_limit_is_lost() {
     let permits = Permits::new().await;
-    let text = format!(
-        r#"{LEGACY} read call; head -c 200000 /dev/zero | tr '\0' 'x'; echo; read rest"#
-    );
+    let text =
+        format!(r#"{LEGACY} read call; head -c 200000 /dev/zero | tr '\0' 'x'; echo; read rest"#);
     let upstreams = upstreams(script(&text));
     let session = session(&upstreams, "a").await;
     let mut exchange = session.call(permits.permit().await, tool("x", &json!({}))).await.unwrap();

@@ -31,8 +31,9 @@ pub(crate) fn strings(value: &Value, field: &str) -> Vec<String> {
 }
 
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
-    assert_eq!(text.len() % 2, 0);
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { panic!("odd number of digits") };
+    let byte = |pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+    pairs.iter().map(|pair| byte(pair.as_slice())).collect()
 }
 
 pub(crate) fn hex_array<const N: usize>(value: &Value, field: &str) -> [u8; N] {

@@ -19,6 +19,8 @@ pub use agent::{Agent, AgentStatus, NewAgent, NewAgentError};
 pub use decision::{Decision, DeterminingRule, Mode, Reason, Stage, Verdict};
 pub use facts::{AgentFacts, CallFacts, Facts, Principal, PrincipalType, Provenance};
 pub use id::{AgentId, RecordId, TenantId, TimestampMs};
-pub use name::{AgentName, Environment, NameError, ServerName, ToolName};
+pub use name::{
+    AgentName, Environment, NameError, SLUG_BYTES_MAX, ServerName, TOOL_NAME_BYTES_MAX, ToolName,
+};
 pub use reason::ReasonCode;
 pub use record::{Draft, Kind, OutcomeStatus, Private};

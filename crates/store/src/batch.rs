@@ -9,12 +9,12 @@ use sqlx::{Row as _, SqliteConnection};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::StoreError;
 use crate::clock::Hlc;
 use crate::db::{Column, int, row_sum};
 use crate::effect::{self, Effect};
 use crate::intent::{Appended, DenialFields};
 use crate::prepare::{Prepared, SealedRow};
-use crate::StoreError;
 
 /// One record for the writer, with what else belongs into its transaction.
 pub(crate) struct Job {

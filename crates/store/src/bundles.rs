@@ -24,10 +24,13 @@ impl Store {
         files: &BTreeMap<String, Vec<u8>>,
         actor: &str,
     ) -> Result<Option<Appended>, StoreError> {
-        let is_hash = hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hash =
+            hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let bytes: usize = files.values().map(Vec::len).sum();
         if !is_hash || files.is_empty() || bytes > BUNDLE_BYTES_MAX {
-            return Err(StoreError::invalid("a bundle has a SHA-256 and 1 byte to 16 MiB of files"));
+            return Err(StoreError::invalid(
+                "a bundle has a SHA-256 and 1 byte to 16 MiB of files",
+            ));
         }
         let active = self.active_bundle().await?;
         if active.as_deref() == Some(hash) {
@@ -36,7 +39,8 @@ impl Store {
         let mut effects = vec![Effect::ActivateBundle { hash: hash.to_owned() }];
         let known = self.get_bundle(hash).await?.is_some();
         if !known {
-            effects.push(Effect::PutBundle { hash: hash.to_owned(), files: Arc::new(files.clone()) });
+            effects
+                .push(Effect::PutBundle { hash: hash.to_owned(), files: Arc::new(files.clone()) });
         }
         let draft = Draft::new(self.new_id(), Kind::Change)
             .with("object", "bundle")
@@ -76,12 +80,11 @@ pub(crate) async fn load_bundle(
     tenant: &str,
     hash: &str,
 ) -> Result<Option<BTreeMap<String, Vec<u8>>>, StoreError> {
-    let rows =
-        sqlx::query("SELECT path, content, sum FROM bundle WHERE tenant = $1 AND hash = $2")
-            .bind(tenant)
-            .bind(hash)
-            .fetch_all(db)
-            .await?;
+    let rows = sqlx::query("SELECT path, content, sum FROM bundle WHERE tenant = $1 AND hash = $2")
+        .bind(tenant)
+        .bind(hash)
+        .fetch_all(db)
+        .await?;
     let mut files = BTreeMap::new();
     for row in rows {
         let (path, content): (String, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);

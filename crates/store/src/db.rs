@@ -151,23 +151,33 @@ pub(crate) enum Column<'a> {
     Blob(&'a [u8]),
 }
 
-/// Returns the sum of a row: SHA-256 of its length-prefixed values, cut to 16 bytes.
-pub(crate) fn row_sum(table: &str, columns: &[Column<'_>]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(256);
-    let mut add = |tag: u8, value: &[u8]| {
-        bytes.push(tag);
-        bytes.extend_from_slice(&value.len().to_be_bytes());
-        bytes.extend_from_slice(value);
-    };
-    add(b'n', table.as_bytes());
-    for column in columns {
-        match column {
-            Column::Int(value) => add(b'i', &value.to_be_bytes()),
-            Column::Text(value) => add(b't', value.as_bytes()),
-            Column::Blob(value) => add(b'b', value),
+impl Column<'_> {
+    /// Returns the hash of one value.
+    pub(crate) fn hash(self) -> [u8; 32] {
+        let hash = |tag: &[u8], value: &[u8]| sha256(&[tag, value].concat()).0;
+        match self {
+            Column::Int(value) => hash(b"i", &value.to_be_bytes()),
+            Column::Text(value) => hash(b"t", value.as_bytes()),
+            Column::Blob(value) => hash(b"b", value),
         }
     }
-    sha256(&bytes).0.iter().take(16).copied().collect()
+}
+
+/// Bytes of a row's sum that cover the whole row; two for each column follow, to tell which one is bad.
+pub(crate) const ROW_SUM_BYTES: usize = 16;
+
+/// Returns the sum of a row over the hashes of its columns, in the table's order.
+pub(crate) fn sum_of(table: &str, hashes: &[[u8; 32]]) -> Vec<u8> {
+    let whole = sha256(&[table.as_bytes(), b"\0", &hashes.concat()].concat());
+    let mut sum: Vec<u8> = whole.0.iter().take(ROW_SUM_BYTES).copied().collect();
+    sum.extend(hashes.iter().flat_map(|hash| hash.iter().take(2)));
+    sum
+}
+
+/// Returns the sum of a row: it guards rows that no hash of the ledger covers against damage.
+pub(crate) fn row_sum(table: &str, columns: &[Column<'_>]) -> Vec<u8> {
+    let hashes: Vec<_> = columns.iter().map(|column| column.hash()).collect();
+    sum_of(table, &hashes)
 }
 
 /// Converts a count or index for a column; none of ours comes near 2^63.

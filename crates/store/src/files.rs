@@ -40,9 +40,17 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), StoreError> {
 
 /// Replaces `path` by `bytes`: written beside it, synced, renamed, folder synced.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> Result<(), StoreError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = folder.join(format!(".{name}.new"));
+    write_staged(path, &path.with_file_name(format!(".{name}.new")), bytes, access)
+}
+
+/// Replaces `path` by `bytes`, written to `beside` first, which is in the same file system.
+pub(crate) fn write_staged(
+    path: &Path,
+    beside: &Path,
+    bytes: &[u8],
+    access: Access,
+) -> Result<(), StoreError> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
@@ -53,10 +61,10 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> Result<
             Access::Shared => 0o644,
         },
     );
-    let mut file = options.open(&beside).at(&beside)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).at(&beside)?;
-    fs::rename(&beside, path).at(path)?;
-    sync_folder(folder)
+    let mut file = options.open(beside).at(beside)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).at(beside)?;
+    fs::rename(beside, path).at(path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// Makes renames and new files in a folder durable.

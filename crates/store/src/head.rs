@@ -35,6 +35,19 @@ pub(crate) async fn load_coord(
     Ok(Some(Coord { leader: row.try_get(0)?, epoch: unsigned(row.try_get(1)?, "epoch")? }))
 }
 
+/// Notes whose store it is; nothing has run yet.
+pub(crate) async fn create_coord(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO coord (tenant, leader, epoch, sum) VALUES ($1, '', 0, $2)")
+        .bind(tenant)
+        .bind(coord_sum(tenant, "", 0))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Begins an epoch: the number after the last one, fenced by it.
 pub(crate) async fn begin_epoch(
     conn: &mut SqliteConnection,
@@ -44,9 +57,7 @@ pub(crate) async fn begin_epoch(
 ) -> Result<u64, StoreError> {
     let epoch = last + 1;
     let rows = sqlx::query(
-        "INSERT INTO coord (tenant, leader, epoch, sum) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (tenant) DO UPDATE SET leader = excluded.leader, epoch = excluded.epoch,
-         sum = excluded.sum WHERE coord.epoch = $5",
+        "UPDATE coord SET leader = $2, epoch = $3, sum = $4 WHERE tenant = $1 AND epoch = $5",
     )
     .bind(tenant)
     .bind(replica)
@@ -112,10 +123,11 @@ pub(crate) async fn load_frontier(
         .bind(tenant)
         .fetch_optional(&mut *conn)
         .await?;
-    let leaves: i64 = sqlx::query_scalar("SELECT coalesce(max(idx) + 1, 0) FROM leaf WHERE tenant = $1")
-        .bind(tenant)
-        .fetch_one(conn)
-        .await?;
+    let leaves: i64 =
+        sqlx::query_scalar("SELECT coalesce(max(idx) + 1, 0) FROM leaf WHERE tenant = $1")
+            .bind(tenant)
+            .fetch_one(conn)
+            .await?;
     let frontier = match row {
         None => Frontier::new(),
         Some(row) => {

@@ -87,9 +87,11 @@ impl Prepared {
         if !disclosures.is_empty() {
             sealed.push(sealer.seal(record, PRIVATE, disclosures)?);
         }
-        let subject = (!sealer.subject.durable && !sealed.is_empty()).then(|| sealer.subject.clone());
+        let subject =
+            (!sealer.subject.durable && !sealed.is_empty()).then(|| sealer.subject.clone());
         let base = base_fields(sealer.tenant, record, draft.kind, principal, digests);
-        let prepared = Self { record, kind: draft.kind, base, public: draft.public, sealed, subject };
+        let prepared =
+            Self { record, kind: draft.kind, base, public: draft.public, sealed, subject };
         prepared.check()
     }
 
@@ -215,9 +217,8 @@ impl Sealer<'_> {
         section: &str,
         disclosures: Vec<Disclosure>,
     ) -> Result<SealedRow, StoreError> {
-        let invalid = |error: countersign_ledger::seal::SealError| {
-            StoreError::invalid(error.to_string())
-        };
+        let invalid =
+            |error: countersign_ledger::seal::SealError| StoreError::invalid(error.to_string());
         let content = Section::new(disclosures).map_err(invalid)?;
         let fresh = Fresh {
             dek: Key::new(random()?),

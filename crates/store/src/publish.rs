@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::StoreConfig;
 use crate::db::int;
-use crate::files::{Access, make_folder, read_if_there, write_atomic};
+use crate::files::{Access, make_folder, read_if_there, write_atomic, write_staged};
 use crate::head::load_frontier;
 use crate::keystore::Keystore;
 use crate::signer::Signer;
@@ -69,7 +69,8 @@ impl HashReader for Growth {
         if level == 0 {
             return self.leaves.get(usize::try_from(first - self.from).ok()?).copied();
         }
-        let (left, right) = (self.node(level - 1, index * 2)?, self.node(level - 1, index * 2 + 1)?);
+        let (left, right) =
+            (self.node(level - 1, index * 2)?, self.node(level - 1, index * 2 + 1)?);
         Some(node_hash(&left, &right))
     }
 }
@@ -187,7 +188,8 @@ fn write_growth(
     old: u64,
     new: u64,
 ) -> Result<(), StoreError> {
-    let broken = |error: countersign_ledger::tile::TileError| StoreError::corrupt(error.to_string());
+    let broken =
+        |error: countersign_ledger::tile::TileError| StoreError::corrupt(error.to_string());
     let (old, new) = (TreeSize(old), TreeSize(new));
     for bundle in bundles_for_growth(old, new) {
         let skip = usize::try_from(bundle.index() * 256 - growth.from).unwrap_or(usize::MAX);
@@ -205,7 +207,8 @@ fn write_tile(folder: &Path, tile: &TilePath, bytes: &[u8]) -> Result<(), StoreE
     if let Some(parent) = path.parent() {
         make_folder(parent)?;
     }
-    write_atomic(&path, bytes, Access::Shared)
+    // Whatever a crash leaves behind does not lie among the tiles.
+    write_staged(&path, &folder.join(".tile.new"), bytes, Access::Shared)
 }
 
 /// Deletes the partial tiles that full ones replace.
@@ -309,7 +312,7 @@ impl Store {
         blocking(move || {
             make_folder(&folder.join("checkpoints"))?;
             let kept = folder.join("checkpoints").join(size.to_string());
-            write_atomic(&kept, &note, Access::Shared)?;
+            write_staged(&kept, &folder.join(".checkpoint.new"), &note, Access::Shared)?;
             write_atomic(&folder.join(CHECKPOINT), &note, Access::Shared)?;
             drop_partials(&folder, old, size);
             Ok(())

@@ -234,8 +234,7 @@ impl Agents<'_> {
         }
         let (key, shown) = self.make_key(&agent, now, expires)?;
         let draft = self.change(&agent, "added", actor)?.with("key_id", shown.id.clone());
-        let effects =
-            vec![Effect::PutAgent(Box::new(agent.clone())), Effect::PutKey(key.clone())];
+        let effects = vec![Effect::PutAgent(Box::new(agent.clone())), Effect::PutKey(key.clone())];
         self.store.append_with(draft, effects).await?;
         registry.put(Some(&agent), &[key]);
         Ok((agent, shown))
@@ -319,13 +318,16 @@ impl Agents<'_> {
         let hash = self.store.inner.keys.api_key_hash(&id, &secret)?.to_vec();
         let environment = agent.environment.as_str();
         let text = format!("{PREFIX}_{environment}_{id}_{}", secret.as_str()).into();
-        Ok((ApiKey { id: id.clone(), agent: agent.id, hash, created_ms, expires_ms }, NewKey { id, text }))
+        Ok((
+            ApiKey { id: id.clone(), agent: agent.id, hash, created_ms, expires_ms },
+            NewKey { id, text },
+        ))
     }
 
     /// Returns the record of a change, with the agent as it will be.
     fn change(&self, agent: &Agent, action: &str, actor: &str) -> Result<Draft, StoreError> {
-        let after = serde_json::to_value(agent)
-            .map_err(|error| StoreError::invalid(error.to_string()))?;
+        let after =
+            serde_json::to_value(agent).map_err(|error| StoreError::invalid(error.to_string()))?;
         Ok(Draft::new(self.store.new_id(), Kind::Change)
             .with("object", "agent")
             .with("action", action)

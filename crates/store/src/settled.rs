@@ -1,4 +1,4 @@
-//! Tells waiting callers that a call has its outcome.
+//! Tells waiting callers that a call has its outcome, and the writer that a caller is gone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub(crate) struct Settled {
     waiting: Mutex<HashMap<RecordId, Arc<Notify>>>,
+    abandoned: Mutex<Vec<RecordId>>,
 }
 
 impl Settled {
@@ -36,6 +37,16 @@ impl Settled {
         if let Some(notify) = self.lock().remove(&call) {
             notify.notify_waiters();
         }
+    }
+
+    /// Notes a durable intent whose caller went away before it saw the receipt.
+    pub(crate) fn abandon(&self, call: RecordId) {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+    }
+
+    /// Takes the intents that nobody saw.
+    pub(crate) fn take_abandoned(&self) -> Vec<RecordId> {
+        std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RecordId, Arc<Notify>>> {

@@ -42,8 +42,7 @@ fn batch<'a>(tx: &'a mut SqliteConnection, context: &'a Context, head: Head) -> 
 async fn gap(tx: &mut SqliteConnection, context: &Context) -> Result<Prepared, StoreError> {
     let tenant = context.tenant.as_str();
     let size = load_frontier(tx, tenant).await?.size().0;
-    let mut draft =
-        Draft::new(RecordId((context.ids)()), Kind::Gap).with("gap", "unclean_stop");
+    let mut draft = Draft::new(RecordId((context.ids)()), Kind::Gap).with("gap", "unclean_stop");
     if let Some(last) = load_last(tx, tenant, size).await? {
         let place = last.leaf.gw;
         let last = serde_json::json!({

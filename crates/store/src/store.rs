@@ -16,7 +16,10 @@ use crate::batch::{Claim, Done, Job, Settlement, Work};
 use crate::config::StoreConfig;
 use crate::effect::Effect;
 use crate::files::{AtPath as _, make_folder};
-use crate::intent::{Appended, Committed, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult};
+use crate::head::{create_coord, load_coord};
+use crate::intent::{
+    Appended, Committed, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult,
+};
 use crate::keystore::{Keystore, period_of};
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, RESULT_KEPT_MS};
 use crate::prepare::{Prepared, RESULT, Sealer, text_parts};
@@ -78,6 +81,7 @@ impl Store {
         keys.make_shard(0)?;
         let mut conn = db::open_writer(&path, config.commit_deadline, true).await?;
         db::migrate(&mut conn).await?;
+        create_coord(&mut conn, config.tenant.as_str()).await?;
         sqlx::Connection::close(conn).await?;
         crate::files::sync_folder(folder)
     }
@@ -101,6 +105,12 @@ impl Store {
         let mut conn = db::open_writer(&path, config.commit_deadline, false).await?;
         db::truncate_wal(&mut conn).await?;
         db::migrate(&mut conn).await?;
+        if load_coord(&mut conn, config.tenant.as_str()).await?.is_none() {
+            return Err(StoreError::invalid(format!(
+                "the store is not of tenant `{}`",
+                config.tenant
+            )));
+        }
         let publisher = publish::Publisher::open(&mut conn, folder, &config, &keys).await?;
         let read = db::open_readers(&path).await?;
         let tenant = config.tenant.as_str();
@@ -125,7 +135,16 @@ impl Store {
         let (folder, publishing) = (folder.to_owned(), tokio::sync::Mutex::new(publisher));
         let writer = Mutex::new(Some(writer));
         let inner = Inner {
-            config, folder, keys, read, registry, publishing, queue, settled, subjects, writer,
+            config,
+            folder,
+            keys,
+            read,
+            registry,
+            publishing,
+            queue,
+            settled,
+            subjects,
+            writer,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -147,7 +166,8 @@ impl Store {
         let mut claim = None;
         if let Some(IdempotencyClaim { agent, key, digest }) = idempotency {
             if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-                let reason = format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
+                let reason =
+                    format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
                 return Err(StoreError::invalid(reason));
             }
             let agent_bytes = agent.0.as_bytes();
@@ -204,7 +224,8 @@ impl Store {
         if draft.kind != Kind::Outcome {
             return Err(StoreError::invalid("an outcome has kind `outcome`"));
         }
-        for (name, value) in [("parent", call.to_string()), ("outcome", status.as_str().to_owned())] {
+        for (name, value) in [("parent", call.to_string()), ("outcome", status.as_str().to_owned())]
+        {
             let field = draft.public.entry(name).or_insert_with(|| value.clone().into());
             if *field != value.as_str() {
                 return Err(StoreError::invalid(format!("field `{name}` is not `{value}`")));
@@ -277,9 +298,8 @@ impl Store {
         let Inner { config, read, subjects, keys, .. } = &*self.inner;
         let slot = |subject: &str| subjects.get(subject).slot;
         let row = replay::result(read, config.tenant.as_str(), call, self.now_ms()).await?;
-        let result = row.map(|row| {
-            replay::open(&row, keys, config.tenant.as_str(), call, slot(row.subject()))
-        });
+        let result = row
+            .map(|row| replay::open(&row, keys, config.tenant.as_str(), call, slot(row.subject())));
         Ok(StoredResult { evaluation_id: call, status, result: result.transpose()? })
     }
 
@@ -389,23 +409,51 @@ impl Store {
         work: Work,
         deadline: Instant,
     ) -> Result<Done, StoreError> {
-        let (reply, mut answer) = oneshot::channel();
+        let (reply, receiver) = oneshot::channel();
+        let call = matches!(&work, Work::Intent { .. }).then_some(prepared.record);
         let job = Job::new(prepared, work, deadline, reply);
         self.inner.queue.try_send(Message::Job(Box::new(job))).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::unavailable("too many records wait"),
             mpsc::error::TrySendError::Closed(_) => StoreError::unavailable("the store is closed"),
         })?;
-        match timeout_at(deadline, &mut answer).await {
-            Ok(answer) => {
-                answer.unwrap_or_else(|_| Err(StoreError::unavailable("the commit came too late")))
+        let settled = &self.inner.settled;
+        let mut answer = Answer { receiver, call, settled };
+        match timeout_at(deadline, &mut answer.receiver).await {
+            Ok(done) => {
+                answer.call = None;
+                done.unwrap_or_else(|_| Err(StoreError::unavailable("the commit came too late")))
             }
-            Err(_) => {
-                // From here on the writer knows that nobody waits. What it sent before counts.
-                answer.close();
-                answer
-                    .try_recv()
-                    .unwrap_or_else(|_| Err(StoreError::unavailable("the commit takes too long")))
-            }
+            // What the writer sent before it knew that nobody waits counts.
+            Err(_) => answer
+                .close()
+                .unwrap_or_else(|| Err(StoreError::unavailable("the commit takes too long"))),
+        }
+    }
+}
+
+/// The answer that a caller waits for. If the caller goes away after the writer answered, the writer is
+/// told, so that a durable intent that nobody saw gets its outcome.
+struct Answer<'a> {
+    receiver: oneshot::Receiver<Result<Done, StoreError>>,
+    call: Option<RecordId>,
+    settled: &'a Settled,
+}
+
+impl Answer<'_> {
+    /// Takes the answer that is there, and no other from now on.
+    fn close(&mut self) -> Option<Result<Done, StoreError>> {
+        self.call = None;
+        self.receiver.close();
+        self.receiver.try_recv().ok()
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call
+            && let Some(Ok(Done::Recorded(_))) = self.close()
+        {
+            self.settled.abandon(call);
         }
     }
 }

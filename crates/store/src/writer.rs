@@ -35,7 +35,11 @@ type Reply = oneshot::Sender<Result<(), StoreError>>;
 pub(crate) enum Message {
     Job(Box<Job>),
     /// Stores a signed checkpoint.
-    Checkpoint { size: u64, note: String, reply: Reply },
+    Checkpoint {
+        size: u64,
+        note: String,
+        reply: Reply,
+    },
     /// Marks a clean stop and ends the task.
     Stop(Reply),
 }
@@ -95,8 +99,9 @@ impl Writer {
         let _ = self.context.lock.unlock();
     }
 
-    async fn serve(&mut self, mut jobs: Vec<Box<Job>>) {
+    async fn serve(&mut self, mut jobs: Vec<Job>) {
         self.drop_late(&mut jobs);
+        self.orphans.extend(self.context.settled.take_abandoned());
         if jobs.is_empty() && self.orphans.is_empty() {
             return;
         }
@@ -115,7 +120,7 @@ impl Writer {
     }
 
     /// Drops jobs that nobody waits for any more.
-    fn drop_late(&self, jobs: &mut Vec<Box<Job>>) {
+    fn drop_late(&self, jobs: &mut Vec<Job>) {
         let now = Instant::now();
         jobs.retain(|job| job.deadline > now && !job.reply.is_closed());
     }
@@ -136,7 +141,7 @@ impl Writer {
     }
 
     /// Commits jobs as one transaction and answers them.
-    async fn commit(&mut self, mut jobs: Vec<Box<Job>>) {
+    async fn commit(&mut self, mut jobs: Vec<Job>) {
         let Some((mut conn, head)) = self.open.take() else { return refuse(jobs) };
         match self.transact(&mut conn, head, &mut jobs).await {
             Ok((head, done)) => {
@@ -157,11 +162,14 @@ impl Writer {
         &mut self,
         conn: &mut SqliteConnection,
         head: Head,
-        jobs: &mut Vec<Box<Job>>,
+        jobs: &mut Vec<Job>,
     ) -> Result<(Head, Vec<Result<Done, StoreError>>), sqlx::Error> {
         let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
         // The lock may have taken long: the batch begins now.
         self.drop_late(jobs);
+        if jobs.is_empty() {
+            return Ok((head, Vec::new()));
+        }
         let now = self.context.clock.now_ms();
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
         let mut batch = Batch { tx: &mut tx, tenant, replica, now, head, bytes: 0 };
@@ -182,7 +190,7 @@ impl Writer {
         Ok((head, done))
     }
 
-    fn answer(&mut self, jobs: Vec<Box<Job>>, done: Vec<Result<Done, StoreError>>) {
+    fn answer(&mut self, jobs: Vec<Job>, done: Vec<Result<Done, StoreError>>) {
         for (job, done) in jobs.into_iter().zip(done) {
             if let (Ok(_), Some(subject)) = (&done, job.prepared.new_subject()) {
                 self.context.subjects.committed(subject);
@@ -297,6 +305,7 @@ impl Writer {
 
     async fn stop(&mut self) -> Result<(), StoreError> {
         self.reopen().await?;
+        self.orphans.extend(self.context.settled.take_abandoned());
         self.settle_orphans().await;
         let Some((mut conn, head)) = self.open.take() else {
             return Err(StoreError::unavailable("the database failed"));
@@ -311,12 +320,12 @@ impl Writer {
 fn collect(
     first: Option<Message>,
     queue: &mut mpsc::Receiver<Message>,
-) -> (Vec<Box<Job>>, Option<Message>) {
+) -> (Vec<Job>, Option<Message>) {
     let mut jobs = Vec::new();
     let mut next = first;
     while let Some(message) = next {
         match message {
-            Message::Job(job) => jobs.push(job),
+            Message::Job(job) => jobs.push(*job),
             other @ (Message::Checkpoint { .. } | Message::Stop(_)) => return (jobs, Some(other)),
         }
         next = if jobs.len() < BATCH_RECORDS_MAX { queue.try_recv().ok() } else { None };
@@ -324,7 +333,7 @@ fn collect(
     (jobs, None)
 }
 
-fn refuse(jobs: Vec<Box<Job>>) {
+fn refuse(jobs: Vec<Job>) {
     for job in jobs {
         let _ = job.reply.send(Err(StoreError::unavailable("the database failed")));
     }

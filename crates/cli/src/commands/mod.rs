@@ -1,1 +1,17 @@
 //! One file per command.
+
+pub(crate) mod agents;
+pub(crate) mod doctor;
+pub(crate) mod init;
+pub(crate) mod log;
+pub(crate) mod pin;
+pub(crate) mod policy;
+pub(crate) mod quickstart;
+pub(crate) mod reconcile;
+pub(crate) mod records;
+pub(crate) mod replay;
+pub(crate) mod serve;
+pub(crate) mod show;
+pub(crate) mod verify;
+pub(crate) mod why;
+pub(crate) mod wrap;

@@ -40,7 +40,13 @@ const CONDITIONS: [&str; 6] = [
     // Errs whenever it is evaluated.
     "when { 9223372036854775807 + context.at.toTime().toMilliseconds() > 0 }",
 ];
-const MODES: [&str; 4] = ["", "@mode(\"observe\")", "@mode(\"warn\")", "@approval(\"boss\")"];
+const MODES: [&str; 5] = [
+    "",
+    "@mode(\"observe\")",
+    "@mode(\"warn\")",
+    "@approval(\"boss\")",
+    "@approval(\"boss\") @mode(\"warn\")",
+];
 
 #[derive(Clone, Debug)]
 struct Drawn {
@@ -55,7 +61,7 @@ fn policy() -> impl Strategy<Value = Drawn> {
     let condition = prop_oneof![20 => one(&CONDITIONS[..5]), 1 => Just(CONDITIONS[5])];
     (any::<bool>(), one(&MODES), one(&PRINCIPALS), one(&ACTIONS), one(&RESOURCES), condition)
         .prop_map(|(forbid, mode, principal, action, resource, condition)| {
-            let mode = if !forbid && mode.contains("approval") { "" } else { mode };
+            let mode = if forbid || !mode.contains("approval") { mode } else { "" };
             let effect = if forbid { "forbid" } else { "permit" };
             let text = format!("{mode} {effect} ({principal}, {action}, {resource}) {condition};");
             Drawn { forbid, mode, text }
@@ -138,7 +144,7 @@ fn unsliced(bundle: &Bundle, policies: &[Drawn], facts: &Facts) -> (Verdict, Opt
         }
     }
     let weigh = |strict: bool| {
-        let counted = || satisfied.iter().filter(|p| strict || !p.mode.starts_with("@mode"));
+        let counted = || satisfied.iter().filter(|p| strict || !p.mode.contains("@mode"));
         let forbidden = counted().any(|p| p.forbid && !p.mode.contains("approval"));
         let permitted = counted().any(|p| !p.forbid);
         match (forbidden, permitted, counted().any(|p| p.mode.contains("approval") && p.forbid)) {
@@ -185,7 +191,7 @@ fn draws_reach_every_verdict() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = (proptest::collection::vec(policy(), 0..8), facts());
     let mut seen = BTreeMap::new();
-    for _ in 0..64 {
+    for _ in 0..192 {
         let (policies, facts) = strategy.new_tree(&mut runner).unwrap().current();
         *seen.entry(decide(&bundle(&policies), &facts).verdict.to_string()).or_insert(0) += 1;
     }

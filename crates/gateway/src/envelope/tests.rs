@@ -82,7 +82,9 @@ fn many_members_are_compared_by_a_set() {
     let arguments: Vec<_> = (0..40).map(|n| format!("\"k{n}\":{n}")).collect();
     let message = |more: &str| {
         let arguments = arguments.join(",");
-        format!(r#"{{"jsonrpc":"2.0","method":"a","params":{{"arguments":{{{arguments}{more}}}}}}}"#)
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"a","params":{{"arguments":{{{arguments}{more}}}}}}}"#
+        )
     };
     assert!(Envelope::parse(message("").as_bytes()).is_ok());
     assert!(Envelope::parse(message(r#","k7":0"#).as_bytes()).is_err());

@@ -108,7 +108,7 @@ fn tool(context: &Context, params: &RawValue) -> Result<Aim, RpcError> {
         Some((server, rest)) => {
             let rules = context.gateway.rules().current();
             let pinned = rules.bundle.server(&server);
-            let names = pinned.iter().flat_map(|pinned| pinned.tools()).map(|tool| tool.name());
+            let names = pinned.iter().flat_map(|pinned| &pinned.tools).map(|tool| tool.name.tool());
             let inner = match &context.route {
                 Route::One(_) => None,
                 Route::All => names::resolve(&server, &name, names).map(str::to_owned),

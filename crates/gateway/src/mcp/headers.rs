@@ -194,6 +194,17 @@ fn decode(value: &str) -> Option<String> {
     }
 }
 
+/// Writes a text as a header value; what HTTP would not carry is wrapped as `=?base64?…?=`.
+#[must_use]
+pub fn header_text(text: &str) -> String {
+    let printable = text.bytes().all(|b| (0x20..=0x7e).contains(&b)) && text.trim() == text;
+    if printable && !text.starts_with("=?base64?") {
+        text.to_owned()
+    } else {
+        format!("=?base64?{}?=", BASE64_STANDARD.encode(text))
+    }
+}
+
 fn mismatch(name: &str, fault: &str) -> RpcError {
     RpcError::new(code::HEADER_MISMATCH, format!("header `{name}` {fault}"))
 }

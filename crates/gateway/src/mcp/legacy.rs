@@ -7,7 +7,7 @@ use axum::http::header::{ACCEPT, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::route::Route;
 use super::serve::{Client, Context, idempotency_header, serve, unknown_method};

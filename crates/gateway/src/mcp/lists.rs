@@ -88,7 +88,7 @@ pub(crate) async fn list(
         (Route::All, _) => {
             no_cursor(cursor)?;
             let mut entries = Vec::new();
-            for server in context.gateway.upstreams.servers() {
+            for server in &context.gateway.upstreams.servers() {
                 if list == List::Tools {
                     entries.extend(tools(context, server));
                 } else {

@@ -32,6 +32,7 @@ use countersign_model::ServerName;
 pub use self::parking::Parking;
 pub use self::session::{LegacySession, Sessions};
 
+pub use self::headers::header_text;
 pub(crate) use self::headers::params as param_headers;
 pub(crate) use self::lists::{List, collect, open as upstream_session};
 pub(crate) use self::message::{object, raw};
@@ -112,6 +113,7 @@ fn one(gateway: &Gateway, server: &str) -> Option<Route> {
 
 /// Receives one POST: who, what, which era.
 async fn receive(gateway: Arc<Gateway>, route: Route, request: Request) -> Response {
+    gateway.touch();
     let (head, body) = request.into_parts();
     if let Err(response) = http::check_origin(&gateway.config, &head.headers) {
         return *response;

@@ -58,7 +58,6 @@ pub(crate) fn follow(
                     }
                 }
                 SessionEvent::Closed(_) => break,
-                _ => {}
             }
         }
     });

@@ -22,7 +22,7 @@ pub(super) struct Outgoing {
     pub(super) token: Option<Box<RawValue>>,
     /// A call that holds a permit; the others are lists and the opening.
     pub(super) governed: bool,
-    /// `initialize`: its answer names the HTTP session.
+    /// `server/discover` or `initialize`: the answer may name the HTTP session, a refusal ends none.
     pub(super) opening: bool,
     /// HTTP headers of this request; stdio has none.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use countersign_model::ServerName;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
@@ -15,8 +15,7 @@ use super::config::{ClientIdentity, Transport, UpstreamConfig};
 use super::error::{LostReason, UpstreamError};
 use super::http::{HttpLink, Origin};
 use super::limits::{
-    DISCOVERY_AGE_MAX, ENVELOPE_BYTES_MAX, IDLE_SWEEP_INTERVAL, RESTART_DELAY_MAX,
-    RESTART_DELAY_MIN, STABLE_AFTER,
+    DISCOVERY_AGE_MAX, IDLE_SWEEP_INTERVAL, RESTART_DELAY_MAX, RESTART_DELAY_MIN, STABLE_AFTER,
 };
 use super::link::Link;
 use super::probe::{Opener, Opening};
@@ -32,7 +31,8 @@ pub struct Upstreams {
 
 #[derive(Debug)]
 struct Inner {
-    servers: BTreeMap<ServerName, Arc<Server>>,
+    servers: ArcSwap<BTreeMap<ServerName, Arc<Server>>>,
+    client_info: Arc<str>,
     sweeping: AtomicBool,
 }
 
@@ -51,19 +51,32 @@ impl Upstreams {
         let servers = configs.into_iter().map(|config| {
             (config.name.clone(), Arc::new(Server::new(config, Arc::clone(&client_info))))
         });
-        let servers = servers.collect();
-        Self { inner: Arc::new(Inner { servers, sweeping: AtomicBool::new(false) }) }
+        let servers = ArcSwap::from_pointee(servers.collect());
+        let sweeping = AtomicBool::new(false);
+        Self { inner: Arc::new(Inner { servers, client_info, sweeping }) }
+    }
+
+    /// Adds a server; sessions with one of the same name go on until they end.
+    pub fn add(&self, config: UpstreamConfig) {
+        let name = config.name.clone();
+        let server = Arc::new(Server::new(config, Arc::clone(&self.inner.client_info)));
+        self.inner.servers.rcu(|servers| {
+            let mut servers = BTreeMap::clone(servers);
+            servers.insert(name.clone(), Arc::clone(&server));
+            servers
+        });
     }
 
     /// Returns the names of all servers in order.
-    pub fn servers(&self) -> impl Iterator<Item = &ServerName> {
-        self.inner.servers.keys()
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerName> {
+        self.inner.servers.load().keys().cloned().collect()
     }
 
     /// Returns the configuration of one server.
     #[must_use]
-    pub fn config(&self, server: &ServerName) -> Option<&UpstreamConfig> {
-        self.inner.servers.get(server).map(|server| &*server.config)
+    pub fn config(&self, server: &ServerName) -> Option<Arc<UpstreamConfig>> {
+        self.inner.servers.load().get(server).map(|server| Arc::clone(&server.config))
     }
 
     /// Returns the session of `owner` with `server`; opens one if there is none or it is dead.
@@ -80,7 +93,7 @@ impl Upstreams {
         owner: &OwnerKey,
         client: &ClientProfile,
     ) -> Result<Arc<Session>, UpstreamError> {
-        let found = self.inner.servers.get(server);
+        let found = self.inner.servers.load().get(server).cloned();
         let found = found.ok_or_else(|| UpstreamError::UnknownServer { server: server.clone() })?;
         self.sweep_in_background();
         found.session(owner, client).await
@@ -88,13 +101,15 @@ impl Upstreams {
 
     /// Ends all sessions of `owner`; calls in flight on them are lost.
     pub async fn close_owner(&self, owner: &OwnerKey) {
-        let sessions = self.inner.servers.values().filter_map(|server| server.take(owner));
+        let servers = self.inner.servers.load_full();
+        let sessions = servers.values().filter_map(|server| server.take(owner));
         close_all(sessions.collect()).await;
     }
 
     /// Ends all sessions; calls in flight are lost.
     pub async fn shutdown(&self) {
-        let sessions = self.inner.servers.values().flat_map(|server| server.take_if(|_| true));
+        let servers = self.inner.servers.load_full();
+        let sessions = servers.values().flat_map(|server| server.take_if(|_| true));
         close_all(sessions.collect()).await;
     }
 
@@ -111,7 +126,8 @@ async fn sweep(inner: Weak<Inner>) {
     loop {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { return };
-        let idle = inner.servers.values().flat_map(|server| {
+        let servers = inner.servers.load_full();
+        let idle = servers.values().flat_map(|server| {
             let idle_max = server.config.session_idle_max;
             server.take_if(|session| {
                 session.is_dead() || (session.is_idle() && session.last_used().elapsed() > idle_max)
@@ -165,7 +181,14 @@ impl Server {
         };
         let calls = Arc::new(Semaphore::new(config.calls_max.min(Semaphore::MAX_PERMITS)));
         let config = Arc::new(config);
-        Self { config, client_info, origin, calls, slots: Mutex::default(), known: Mutex::default() }
+        Self {
+            config,
+            client_info,
+            origin,
+            calls,
+            slots: Mutex::default(),
+            known: Mutex::default(),
+        }
     }
 
     async fn session(
@@ -254,8 +277,7 @@ impl Server {
         lock(&self.known).opening = None;
         let link = self.connect()?;
         let opener = Opener::new(&self.config.name, &link, client, &self.client_info);
-        let opening =
-            if remembered { opener.probe().await } else { opener.initialize().await };
+        let opening = if remembered { opener.probe().await } else { opener.initialize().await };
         match opening {
             Ok(opening) => Ok(self.remembered(link, opening, client)),
             Err(error) => {
@@ -279,7 +301,7 @@ impl Server {
     fn connect(&self) -> Result<Link, UpstreamError> {
         match (&self.config.transport, &self.origin) {
             (Transport::Stdio(command), _) => {
-                StdioLink::spawn(command, self.config.result_bytes_max + ENVELOPE_BYTES_MAX)
+                StdioLink::spawn(command, self.config.result_bytes_max)
                     .map(Link::Stdio)
                     .map_err(|error| self.not_sent(LostReason::Connect(error.to_string())))
             }

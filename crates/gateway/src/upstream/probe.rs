@@ -159,15 +159,17 @@ impl<'a> Opener<'a> {
         let plan = MetaPlan { allow: &[], modern: Some(modern) };
         let method = "server/discover";
         let headers = [(PROTOCOL_VERSION, version), (METHOD, method)];
-        let headers = headers.into_iter().filter_map(|(name, value)| {
-            wire::header_value(value).map(|value| (name, value))
-        });
+        let headers = headers
+            .into_iter()
+            .filter_map(|(name, value)| wire::header_value(value).map(|value| (name, value)));
         match self.outgoing(method, None, &plan) {
             Ok(request) => {
                 let request = Outgoing { headers: headers.collect(), ..request };
                 self.link.ask(request, deadline).await
             }
-            Err(error) => Event::Lost { reason: LostReason::Unreadable(error.to_string()), sent: false },
+            Err(error) => {
+                Event::Lost { reason: LostReason::Unreadable(error.to_string()), sent: false }
+            }
         }
     }
 
@@ -209,10 +211,12 @@ impl<'a> Opener<'a> {
                     None if supported.is_empty() || supported.iter().any(|v| is_legacy(v)) => {
                         Verdict::Legacy
                     }
-                    None => Verdict::Failed(self.incompatible(&format!(
-                        "the server speaks {} only",
-                        supported.join(", ")
-                    ))),
+                    None => {
+                        Verdict::Failed(self.incompatible(&format!(
+                            "the server speaks {} only",
+                            supported.join(", ")
+                        )))
+                    }
                 }
             }
             HEADER_MISMATCH | MISSING_CLIENT_CAPABILITY => {
@@ -233,8 +237,7 @@ impl<'a> Opener<'a> {
         let params = RawValue::from_string(params)
             .map_err(|error| self.incompatible(&format!("client capabilities: {error}")))?;
         let plan = MetaPlan { allow: &[], modern: None };
-        let request = self.outgoing("initialize", Some(&params), &plan)?;
-        Ok(Outgoing { opening: true, ..request })
+        self.outgoing("initialize", Some(&params), &plan)
     }
 
     async fn initialized(&self, event: Event) -> Result<Opening, UpstreamError> {
@@ -276,7 +279,7 @@ impl<'a> Opener<'a> {
     ) -> Result<Outgoing, UpstreamError> {
         let id = self.link.mux().next_id();
         let body = wire::request(id, method, params, plan)?.body;
-        Ok(Outgoing { id, body, token: None, governed: false, opening: false, headers: Vec::new() })
+        Ok(Outgoing { id, body, token: None, governed: false, opening: true, headers: Vec::new() })
     }
 
     /// Nothing of a call was sent: only the opening was.

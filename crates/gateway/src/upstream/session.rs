@@ -231,7 +231,8 @@ impl Session {
         request: Request<'_>,
     ) -> Result<Exchange, UpstreamError> {
         let slots = Arc::clone(&self.slots);
-        let slot = slots.try_acquire_owned().map_err(|_| self.not_sent(LostReason::Busy("calls")))?;
+        let slot =
+            slots.try_acquire_owned().map_err(|_| self.not_sent(LostReason::Busy("calls")))?;
         let deadline = deadline(request.timeout.unwrap_or(self.config.request_timeout));
         let outgoing = self.outgoing(&request, true)?;
         let id = outgoing.id;
@@ -312,11 +313,11 @@ impl Session {
     }
 
     async fn send(&self, body: String) -> Result<(), UpstreamError> {
-        let sent = timeout(self.config.request_timeout.min(GOODBYE_TIMEOUT * 5), self.link.send(body));
-        sent.await.unwrap_or(Err(LostReason::Timeout)).map_err(|reason| UpstreamError::Lost {
-            server: self.config.name.clone(),
-            reason,
-        })
+        let sent =
+            timeout(self.config.request_timeout.min(GOODBYE_TIMEOUT * 5), self.link.send(body));
+        sent.await
+            .unwrap_or(Err(LostReason::Timeout))
+            .map_err(|reason| UpstreamError::Lost { server: self.config.name.clone(), reason })
     }
 
     fn outgoing(&self, request: &Request<'_>, governed: bool) -> Result<Outgoing, UpstreamError> {

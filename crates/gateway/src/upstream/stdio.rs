@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::config::StdioCommand;
 use super::error::LostReason;
 use super::limits::{
-    CHILD_EXIT_GRACE, LINE_QUEUE_MAX, STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX,
+    CHILD_EXIT_GRACE, ENVELOPE_BYTES_MAX, LINE_QUEUE_MAX, STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX,
 };
 use super::link::{Flow, Outgoing};
 use super::mux::Mux;
@@ -36,8 +36,8 @@ pub(super) struct StdioLink {
 }
 
 impl StdioLink {
-    /// Starts the child; its lines have at most `line_bytes_max` bytes.
-    pub(super) fn spawn(command: &StdioCommand, line_bytes_max: usize) -> io::Result<Arc<Self>> {
+    /// Starts the child; its results have at most `bytes_max` bytes.
+    pub(super) fn spawn(command: &StdioCommand, bytes_max: usize) -> io::Result<Arc<Self>> {
         let mut child = child(command)?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
@@ -47,8 +47,7 @@ impl StdioLink {
         let (lines, queue) = mpsc::channel(LINE_QUEUE_MAX);
         let (closing, closed) = watch::channel(false);
         let (exit, exited) = watch::channel(false);
-        let reader =
-            Reader { mux: Arc::clone(&mux), replies: lines.clone(), bytes_max: line_bytes_max };
+        let reader = Reader { mux: Arc::clone(&mux), replies: lines.clone(), bytes_max };
         let pipes = Pipes { stdin, stdout, stderr };
         tokio::spawn(supervise(child, pipes, reader, queue, closed, exit));
         Ok(Arc::new(Self { mux, lines, closing, exited }))
@@ -182,7 +181,7 @@ impl Reader {
         let mut line = Vec::new();
         loop {
             line.clear();
-            match read_line(&mut stdout, &mut line, self.bytes_max).await {
+            match read_line(&mut stdout, &mut line, self.bytes_max + ENVELOPE_BYTES_MAX).await {
                 Ok(LineEnd::Whole) => self.read_message(&line),
                 Ok(LineEnd::TooLong) => {
                     return LostReason::TooLarge { bytes_max: self.bytes_max };
@@ -197,7 +196,8 @@ impl Reader {
         if line.trim_ascii().is_empty() {
             return;
         }
-        let envelope = match Envelope::parse_from_server(line, self.bytes_max) {
+        let envelope = match Envelope::parse_from_server(line, self.bytes_max + ENVELOPE_BYTES_MAX)
+        {
             Ok(envelope) => envelope,
             Err(error) => {
                 tracing::debug!(%error, "line of a server is no message");
@@ -268,7 +268,8 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_capped_and_joined_over_chunks() {
-        let mut from = BufReader::with_capacity(4, &b"short\nlonger line\n12345678901234567890\n"[..]);
+        let mut from =
+            BufReader::with_capacity(4, &b"short\nlonger line\n12345678901234567890\n"[..]);
         let mut line = Vec::new();
         assert_eq!(read_line(&mut from, &mut line, 12).await.unwrap(), LineEnd::Whole);
         assert_eq!(line, b"short");

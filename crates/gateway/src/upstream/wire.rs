@@ -57,7 +57,8 @@ pub(super) fn request(
     params: Option<&RawValue>,
     plan: &MetaPlan<'_>,
 ) -> Result<Built, EnvelopeError> {
-    let room = params.map_or(0, |p| p.get().len()) + plan.modern.map_or(96, |m| 384 + m.capabilities.len());
+    let room = params.map_or(0, |p| p.get().len())
+        + plan.modern.map_or(96, |m| 384 + m.capabilities.len());
     let mut body = String::with_capacity(room + method.len());
     body.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
     body.push_str(&id.to_string());
@@ -218,8 +219,8 @@ mod tests {
         let params = raw(
             r#"{"name":"x","_meta":{"progressToken":"p\u0031","baggage":"b","traceparent":"t","io.modelcontextprotocol/clientInfo":{}},"arguments":{"n":1.0}}"#,
         );
-        let built =
-            request(7, "tools/call", Some(&params), &MetaPlan { allow: &[], modern: None }).unwrap();
+        let built = request(7, "tools/call", Some(&params), &MetaPlan { allow: &[], modern: None })
+            .unwrap();
         insta::assert_snapshot!(built.body, @r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"x","_meta":{"progressToken":7,"traceparent":"t"},"arguments":{"n":1.0}}}"#);
         assert_eq!(built.token.unwrap().get(), r#""p\u0031""#);
     }

@@ -1,5 +1,6 @@
 -- The ledger. Bodies are stored once, in `intake`; the tree is an order over them, in `leaf`.
--- `sum` guards rows that no hash of the ledger covers: SHA-256 of the other columns, cut to 16 bytes.
+-- `sum` guards rows that no hash of the ledger covers: 16 bytes of a SHA-256 over the hashes of the other
+-- columns in their order, then 2 bytes of each of those.
 
 CREATE TABLE intake (
     tenant  TEXT    NOT NULL,

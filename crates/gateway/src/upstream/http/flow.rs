@@ -88,9 +88,17 @@ impl HttpFlow {
 #[derive(Debug)]
 enum Phase {
     Head(ResponseFuture),
-    /// One message, at most `bytes_max` bytes.
-    Message { status: StatusCode, body: Incoming, bytes: Vec<u8>, bytes_max: usize },
-    Events { body: Incoming, decoder: SseDecoder },
+    /// One message, whose result has at most `bytes_max` bytes.
+    Message {
+        status: StatusCode,
+        body: Incoming,
+        bytes: Vec<u8>,
+        bytes_max: usize,
+    },
+    Events {
+        body: Incoming,
+        decoder: SseDecoder,
+    },
     /// A broken legacy stream is asked for again.
     Resume(Instant),
     Done,
@@ -136,7 +144,7 @@ impl Stream {
             Phase::Message { body, bytes, bytes_max, .. } => match body.frame().await {
                 Some(Ok(frame)) => {
                     let chunk = frame.into_data().unwrap_or_default();
-                    if bytes.len() + chunk.len() > *bytes_max {
+                    if bytes.len() + chunk.len() > *bytes_max + ENVELOPE_BYTES_MAX {
                         let bytes_max = *bytes_max;
                         self.finish(LostReason::TooLarge { bytes_max }, true);
                     } else {
@@ -190,7 +198,7 @@ impl Stream {
             self.finish(LostReason::Status(status.as_u16()), true);
         } else {
             let bytes_max = if status.is_success() {
-                self.link.result_bytes_max() + ENVELOPE_BYTES_MAX
+                self.link.result_bytes_max()
             } else {
                 ERROR_BODY_BYTES_MAX
             };
@@ -203,11 +211,11 @@ impl Stream {
     fn read_message(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Done);
         let Phase::Message { status, bytes, bytes_max, .. } = phase else { return };
-        let envelope = Envelope::parse_from_server(&bytes, bytes_max);
+        let envelope = Envelope::parse_from_server(&bytes, bytes_max + ENVELOPE_BYTES_MAX);
         let mine = envelope.as_ref().is_ok_and(|envelope| self.is_mine(envelope));
         if !status.is_success() && !mine {
             // Refused before the request was looked at: the session or the era is not what it was.
-            if matches!(status.as_u16(), 400 | 404 | 405) {
+            if !self.opening && matches!(status.as_u16(), 400 | 404 | 405) {
                 self.link.mux.mark_dead();
             }
             if status == StatusCode::NOT_FOUND && self.link.has_session() {
@@ -218,7 +226,9 @@ impl Stream {
         match (answer.and_then(Event::answer_of), envelope) {
             (Some(event @ Event::Error(_)), _) => self.ready.push_back(event),
             (Some(event), _) if status.is_success() => self.ready.push_back(event),
-            (_, _) if !status.is_success() => self.finish(LostReason::Status(status.as_u16()), true),
+            (_, _) if !status.is_success() => {
+                self.finish(LostReason::Status(status.as_u16()), true)
+            }
             (_, Ok(_)) => {
                 self.finish(LostReason::Unreadable("answer to another request".to_owned()), true);
             }
@@ -266,7 +276,8 @@ impl Stream {
             }),
             (MessageKind::Request | MessageKind::Notification, _) => {
                 let progress = method == "notifications/progress";
-                if progress && (self.token.is_none() || progress_id(envelope.params) != Some(self.id))
+                if progress
+                    && (self.token.is_none() || progress_id(envelope.params) != Some(self.id))
                 {
                     return;
                 }

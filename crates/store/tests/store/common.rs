@@ -95,7 +95,12 @@ impl World {
         Intent { idempotency: Some(claim), ..self.intent() }
     }
 
-    pub(crate) fn outcome(&self, call: RecordId, status: OutcomeStatus, result: Option<&str>) -> Outcome {
+    pub(crate) fn outcome(
+        &self,
+        call: RecordId,
+        status: OutcomeStatus,
+        result: Option<&str>,
+    ) -> Outcome {
         let draft = Draft::new(self.id(), Kind::Outcome);
         Outcome { evaluation_id: call, draft, status, result: result.map(str::to_owned) }
     }
@@ -106,10 +111,8 @@ pub(crate) fn agent() -> AgentId {
 }
 
 pub(crate) fn recorded(committed: Committed) -> Receipt {
-    match committed {
-        Committed::Recorded(receipt) => receipt,
-        other => panic!("not recorded: {other:?}"),
-    }
+    let Committed::Recorded(receipt) = committed else { panic!("not recorded: {committed:?}") };
+    receipt
 }
 
 /// A second connection to the database, for looking and for damage.

@@ -1,10 +1,8 @@
 //! Commits, claims, deadlines and restarts.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, raw, recorded};
+use crate::common::{World, raw, recorded};
 use countersign_model::{Draft, Kind, OutcomeStatus, ReasonCode};
 use countersign_store::{Committed, Store, StoreError};
 use serde_json::Value;
@@ -64,7 +62,7 @@ async fn r_036_fifty_parallel_claims_are_recorded_once() {
         match call.await.unwrap() {
             Committed::Recorded(receipt) => won.push(receipt.evaluation_id()),
             Committed::InFlight { evaluation_id } => in_flight.push(evaluation_id),
-            other => panic!("{other:?}"),
+            other @ (Committed::Replayed(_) | Committed::Refused { .. }) => panic!("{other:?}"),
         }
     }
     assert_eq!((won.len(), in_flight.len()), (1, 49));
@@ -82,14 +80,11 @@ async fn r_036_fifty_parallel_claims_are_recorded_once() {
     for wait in waiting {
         assert!(wait.await.unwrap());
     }
-    match store.commit_intent(world.claiming("k", 1)).await.unwrap() {
-        Committed::Replayed(stored) => {
-            assert_eq!(stored.evaluation_id, won[0]);
-            assert_eq!(stored.status, OutcomeStatus::Executed);
-            assert_eq!(stored.result.as_deref(), Some(r#"{"ok":true}"#));
-        }
-        other => panic!("{other:?}"),
-    }
+    let committed = store.commit_intent(world.claiming("k", 1)).await.unwrap();
+    let Committed::Replayed(stored) = committed else { panic!("{committed:?}") };
+    assert_eq!(stored.evaluation_id, won[0]);
+    assert_eq!(stored.status, OutcomeStatus::Executed);
+    assert_eq!(stored.result.as_deref(), Some(r#"{"ok":true}"#));
     assert_eq!(leaves(&world).await.len(), 2, "neither waiting nor replaying is recorded");
 }
 
@@ -99,24 +94,17 @@ async fn a_large_result_is_replayed_to_the_byte() {
     let store = world.create().await;
     let text = serde_json::json!({ "text": "ä\u{1}\"x".repeat(60_000) }).to_string();
     let call = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap()).evaluation_id();
-    store
-        .commit_outcome(world.outcome(call, OutcomeStatus::Failed, Some(&text)))
-        .await
-        .unwrap();
-    match store.commit_intent(world.claiming("k", 1)).await.unwrap() {
-        Committed::Replayed(stored) => {
-            assert_eq!(stored.result, Some(text));
-            assert_eq!(stored.status, OutcomeStatus::Failed);
-        }
-        other => panic!("{other:?}"),
-    }
+    store.commit_outcome(world.outcome(call, OutcomeStatus::Failed, Some(&text))).await.unwrap();
+    let committed = store.commit_intent(world.claiming("k", 1)).await.unwrap();
+    let Committed::Replayed(stored) = committed else { panic!("{committed:?}") };
+    assert_eq!(stored.result, Some(text));
+    assert_eq!(stored.status, OutcomeStatus::Failed);
 }
 
 async fn refusal(store: &Store, world: &World, digest: u8) -> ReasonCode {
-    match store.commit_intent(world.claiming("k", digest)).await.unwrap() {
-        Committed::Refused { code, .. } => code,
-        other => panic!("{other:?}"),
-    }
+    let committed = store.commit_intent(world.claiming("k", digest)).await.unwrap();
+    let Committed::Refused { code, .. } = committed else { panic!("{committed:?}") };
+    code
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,10 +113,7 @@ async fn claims_that_are_lost_are_recorded_as_denials() {
     let store = world.create().await;
     let call = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap()).evaluation_id();
     assert_eq!(refusal(&store, &world, 2).await, ReasonCode::IDEMPOTENCY_PAYLOAD_MISMATCH);
-    store
-        .commit_outcome(world.outcome(call, OutcomeStatus::Executed, Some("1")))
-        .await
-        .unwrap();
+    store.commit_outcome(world.outcome(call, OutcomeStatus::Executed, Some("1"))).await.unwrap();
     assert_eq!(refusal(&store, &world, 2).await, ReasonCode::IDEMPOTENCY_PAYLOAD_MISMATCH);
     world.clock.advance(24 * 60 * 60 * 1_000);
     assert_eq!(refusal(&store, &world, 1).await, ReasonCode::IDEMPOTENCY_RESULT_GONE);
@@ -141,10 +126,7 @@ async fn a_call_that_was_not_forwarded_gives_its_key_back() {
     let world = World::new();
     let store = world.create().await;
     let call = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap()).evaluation_id();
-    store
-        .commit_outcome(world.outcome(call, OutcomeStatus::NotForwarded, None))
-        .await
-        .unwrap();
+    store.commit_outcome(world.outcome(call, OutcomeStatus::NotForwarded, None)).await.unwrap();
     let next = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap());
     assert_ne!(next.evaluation_id(), call);
 }
@@ -175,7 +157,10 @@ fn after_a_crash_the_outcome_is_unknown_until_it_is_reconciled() {
         assert_eq!(kinds, ["decision", "gap", "outcome"]);
         assert_eq!(found[1]["last"]["epoch"], 1);
         assert_eq!(found[1]["last"]["seq"], 1);
-        assert_eq!((&found[2]["outcome"], &found[2]["gw"]["epoch"]), (&"unknown".into(), &2.into()));
+        assert_eq!(
+            (&found[2]["outcome"], &found[2]["gw"]["epoch"]),
+            (&"unknown".into(), &2.into())
+        );
         let code = refusal(&store, &world, 1).await;
         assert_eq!(code, ReasonCode::IDEMPOTENCY_OUTCOME_UNKNOWN);
         let executed = OutcomeStatus::Executed;
@@ -212,11 +197,55 @@ async fn a_stalled_writer_refuses_at_the_deadline_and_recovers() {
     }
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-    let recovered = async {
-        while store.commit_intent(world.intent()).await.is_err() {}
-    };
+    let recovered = async { while store.commit_intent(world.intent()).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(5), recovered).await.unwrap();
     store.shutdown().await.unwrap();
+}
+
+/// What a full disk looks like to the writer: writes fail, then work again.
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_a_failing_database_refuses_and_service_resumes_by_itself() {
+    let world = World::new();
+    let store = world.create().await;
+    let before = recorded(store.commit_intent(world.intent()).await.unwrap());
+    let mut other = raw(&world.database()).await;
+    let fault =
+        "CREATE TRIGGER fault BEFORE INSERT ON leaf BEGIN SELECT RAISE(ABORT, 'fault'); END";
+    sqlx::raw_sql(fault).execute(&mut other).await.unwrap();
+    for _ in 0..3 {
+        let refused = store.commit_intent(world.claiming("k", 1)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    }
+    sqlx::raw_sql("DROP TRIGGER fault").execute(&mut other).await.unwrap();
+    let after = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap());
+    assert_eq!(after.index().0, before.index().0 + 1, "nothing of the failed batches is left");
+    store.shutdown().await.unwrap();
+    countersign_store::fsck::check(&world.path(), None, &mut |_, _| {}).await.unwrap();
+}
+
+/// A commit that becomes durable after its caller was refused must not look like an executed call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_hangs_up_during_the_commit_leaves_a_call_that_was_not_forwarded() {
+    let world = World::new();
+    let store = world.create().await;
+    for _ in 0..40 {
+        let (caller, intent) = (store.clone(), world.claiming("k", 1));
+        let call = tokio::spawn(async move {
+            if let Ok(Committed::Recorded(receipt)) = caller.commit_intent(intent).await {
+                return Some(receipt.evaluation_id());
+            }
+            None
+        });
+        tokio::task::yield_now().await;
+        call.abort();
+        if let Ok(Some(call)) = call.await {
+            let status = OutcomeStatus::NotForwarded;
+            store.commit_outcome(world.outcome(call, status, None)).await.unwrap();
+        }
+    }
+    store.shutdown().await.unwrap();
+    let allowed = count(&world, "decision", "decision", "allow").await;
+    assert_eq!(count(&world, "outcome", "outcome", "not_forwarded").await, allowed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,7 +281,7 @@ async fn a_clock_that_steps_back_is_recorded_and_time_goes_on() {
         .iter()
         .map(|leaf| (leaf["kind"].clone(), leaf["time"]["ms"].as_i64(), leaf["time"]["n"].as_u64()))
         .collect();
-    let now = Some(common::START_MS);
+    let now = Some(crate::common::START_MS);
     assert_eq!(
         times,
         [
@@ -303,7 +332,9 @@ async fn a_second_process_is_locked_out_and_a_reopened_tree_goes_on() {
 
     let mut tree = countersign_ledger::Frontier::new();
     for leaf in leaves(&world).await {
-        tree.push(countersign_ledger::leaf_hash(&countersign_ledger::jcs::canonicalize(&leaf).unwrap()));
+        tree.push(countersign_ledger::leaf_hash(
+            &countersign_ledger::jcs::canonicalize(&leaf).unwrap(),
+        ));
     }
     let mut db = raw(&world.database()).await;
     let root: Vec<u8> =

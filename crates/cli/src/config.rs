@@ -1,0 +1,214 @@
+//! `countersign.toml`: every key, its default and its rule.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use countersign_gateway::upstream::{ClientIdentity, StdioCommand, Transport, UpstreamConfig};
+use countersign_gateway::GatewayConfig;
+use countersign_model::{AgentName, Environment, ServerName, TenantId};
+use serde::Deserialize;
+
+use crate::paths::Paths;
+
+/// Variables of the gateway's own environment that stdio servers get; nothing else is inherited.
+const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "SYSTEMROOT", "APPDATA"];
+/// Keys of `_meta` that every upstream gets, so that its own log can be joined with the ledger.
+const META: [&str; 2] = ["dev.countersign/evaluation-id", "dev.countersign/idempotency-key"];
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// The tenant whose log and policy this is; `default` if absent.
+    pub(crate) tenant: Option<String>,
+    /// The log's origin, a URL without scheme that names it for ever; `localhost/<tenant>` if absent.
+    pub(crate) origin: Option<String>,
+    /// Where agents call.
+    pub(crate) data_plane: DataPlane,
+    /// Where people and the command line call.
+    pub(crate) control_plane: ControlPlane,
+    /// The servers behind the gateway, by name.
+    pub(crate) upstreams: BTreeMap<ServerName, Upstream>,
+}
+
+/// `[data_plane]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DataPlane {
+    /// Address and port.
+    pub(crate) listen: String,
+    /// Host names that clients may use, besides loopback.
+    pub(crate) hosts: Vec<String>,
+    /// Origins of web pages that may call, besides loopback.
+    pub(crate) origins: Vec<String>,
+    /// For tests on loopback: calls without a credential act as this agent.
+    pub(crate) fixed_agent: Option<AgentName>,
+}
+
+impl Default for DataPlane {
+    fn default() -> Self {
+        let listen = "127.0.0.1:7700".into();
+        Self { listen, hosts: Vec::new(), origins: Vec::new(), fixed_agent: None }
+    }
+}
+
+/// `[control_plane]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ControlPlane {
+    /// Address and port.
+    pub(crate) listen: String,
+    /// Host names that clients may use, besides loopback.
+    pub(crate) hosts: Vec<String>,
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:7701".into(), hosts: Vec::new() }
+    }
+}
+
+/// `[upstreams.<name>]`: either `url` or `command`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Upstream {
+    /// The endpoint of a Streamable HTTP server.
+    pub(crate) url: Option<String>,
+    /// Headers of every request to it, for example its credential.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// The command line of a stdio server.
+    pub(crate) command: Vec<String>,
+    /// Its environment, besides a few harmless variables.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Its working directory.
+    pub(crate) cwd: Option<PathBuf>,
+    /// The environment that the server belongs to; `prod` if absent.
+    pub(crate) environment: Option<Environment>,
+    /// Longest time of one call, in milliseconds.
+    pub(crate) timeout_ms: Option<u64>,
+    /// Size limit of one result, in bytes.
+    pub(crate) result_bytes_max: Option<usize>,
+    /// Further keys of `_meta` that go on to this server; a trailing `*` stands for any rest.
+    pub(crate) meta_allow: Vec<String>,
+}
+
+impl Config {
+    /// Reads the file; a missing file is all defaults.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// Returns the tenant.
+    pub(crate) fn tenant(&self) -> TenantId {
+        TenantId(self.tenant.clone().unwrap_or_else(|| "default".into()))
+    }
+
+    /// Returns the log's origin.
+    pub(crate) fn origin(&self) -> String {
+        self.origin.clone().unwrap_or_else(|| format!("localhost/{}", self.tenant()))
+    }
+
+    /// Gives the data plane its configuration.
+    pub(crate) fn gateway(&self, paths: &Paths) -> anyhow::Result<GatewayConfig> {
+        let upstreams = self.upstreams.iter().map(|(name, upstream)| upstream.config(name));
+        let environments = self.upstreams.iter().map(|(name, upstream)| {
+            Ok((name.clone(), upstream.environment.clone().map_or_else(default_environment, Ok)?))
+        });
+        Ok(GatewayConfig {
+            tenant: self.tenant(),
+            policies: paths.policies.clone(),
+            pins: paths.pins(),
+            environments: environments.collect::<anyhow::Result<_>>()?,
+            hosts: self.data_plane.hosts.clone(),
+            origins: self.data_plane.origins.clone(),
+            fixed_agent: self.data_plane.fixed_agent.clone(),
+            upstreams: upstreams.collect::<anyhow::Result<_>>()?,
+            identity: identity(),
+        })
+    }
+}
+
+/// How the gateway introduces itself to clients and servers.
+pub(crate) fn identity() -> ClientIdentity {
+    ClientIdentity { name: "countersign".into(), version: env!("CARGO_PKG_VERSION").into() }
+}
+
+/// The environment of servers that name none.
+pub(crate) fn default_environment() -> anyhow::Result<Environment> {
+    "prod".parse().context("the default environment has a bad name")
+}
+
+impl Upstream {
+    /// Gives the connection its configuration.
+    pub(crate) fn config(&self, name: &ServerName) -> anyhow::Result<UpstreamConfig> {
+        let transport = match (&self.url, self.command.is_empty()) {
+            (Some(url), true) => Transport::Http {
+                url: url.parse().with_context(|| format!("upstreams.{name}.url is no URL"))?,
+                headers: self
+                    .headers
+                    .iter()
+                    .map(|(key, value)| Ok((key.parse()?, value.parse()?)))
+                    .collect::<anyhow::Result<_>>()
+                    .with_context(|| format!("upstreams.{name}.headers has an invalid header"))?,
+            },
+            (None, false) => Transport::Stdio(StdioCommand {
+                command: self.command.clone(),
+                env: with_inherited(&self.env),
+                cwd: self.cwd.clone(),
+            }),
+            _ => bail!("upstreams.{name} needs either `url` or `command`"),
+        };
+        let mut config = UpstreamConfig::new(name.clone(), transport);
+        if let Some(timeout) = self.timeout_ms {
+            config.request_timeout = Duration::from_millis(timeout);
+        }
+        if let Some(bytes) = self.result_bytes_max {
+            config.result_bytes_max = bytes;
+        }
+        config.meta_allow = META.iter().map(ToString::to_string).collect();
+        config.meta_allow.extend(self.meta_allow.iter().cloned());
+        Ok(config)
+    }
+}
+
+/// Adds the harmless variables of our own environment to a stdio server's.
+#[expect(clippy::disallowed_methods, reason = "the command line program may read the environment")]
+fn with_inherited(own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let inherited = INHERITED
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    inherited.chain(own.iter().map(|(key, value)| (key.clone(), value.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let error = toml::from_str::<Config>("[data_plane]\nlisen = \"x\"").unwrap_err();
+        assert!(error.to_string().contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn an_upstream_is_either_http_or_stdio() {
+        let name: ServerName = "crm".parse().unwrap();
+        let url = Some("http://127.0.0.1:1/mcp".to_owned());
+        let command = vec!["server".to_owned()];
+        for (upstream, ok) in [
+            (Upstream { url: url.clone(), ..Upstream::default() }, true),
+            (Upstream { command: command.clone(), ..Upstream::default() }, true),
+            (Upstream::default(), false),
+            (Upstream { url, command, ..Upstream::default() }, false),
+        ] {
+            assert_eq!(upstream.config(&name).is_ok(), ok);
+        }
+    }
+}

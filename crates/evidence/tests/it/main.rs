@@ -1,0 +1,6 @@
+//! Questions to a real store: what `records`, `show`, `why` and `replay` answer.
+
+mod proof;
+mod query;
+mod replay;
+mod world;

@@ -1,0 +1,141 @@
+//! What belongs to records: sealed sections, claims, open calls.
+
+use std::collections::HashSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_ledger::disclosure::open_leaf;
+use countersign_model::RecordId;
+use sqlx::Row as _;
+
+use super::ledger::Records;
+use super::{Check, Problem};
+use crate::StoreError;
+use crate::batch::record_from;
+use crate::prepare::PRIVATE;
+use crate::reader::read_sealed;
+
+impl Check<'_> {
+    /// Compares what belongs to records with their leaves.
+    pub(crate) async fn joins(&mut self, known: &Records) -> Result<(), Problem> {
+        self.open_calls(known).await?;
+        self.idempotency(known).await?;
+        self.sections(known).await
+    }
+
+    async fn open_calls(&mut self, known: &Records) -> Result<(), Problem> {
+        let rows: Vec<(Vec<u8>, String)> = sqlx::query_as("SELECT record, state FROM open_call")
+            .fetch_all(&mut *self.conn)
+            .await
+            .map_err(Problem::query("open_call"))?;
+        let mut open = HashSet::new();
+        for (record, state) in rows {
+            let call = id("open_call", &record)?;
+            let expected = known
+                .get(&call)
+                .filter(|known| known.allows)
+                .map(|known| known.outcome.as_deref().unwrap_or("open"));
+            if expected != Some(state.as_str()) {
+                let reason = format!("the log says `{}`", expected.unwrap_or("no such call"));
+                return Err(Problem::row("open_call", call, "state", reason));
+            }
+            open.insert(call);
+        }
+        for (call, record) in known.iter().filter(|(_, record)| record.allows) {
+            let is_open = matches!(record.outcome.as_deref(), None | Some("unknown"));
+            if is_open && !open.contains(call) {
+                return Err(Problem::row("open_call", call, "record", "the row is missing"));
+            }
+        }
+        self.report.open_calls = u64::try_from(open.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    async fn idempotency(&mut self, known: &Records) -> Result<(), Problem> {
+        let rows: Vec<(Vec<u8>, Vec<u8>, String)> =
+            sqlx::query_as("SELECT record, idempotency_key, status FROM idempotency")
+                .fetch_all(&mut *self.conn)
+                .await
+                .map_err(Problem::query("idempotency"))?;
+        for (record, key, status) in rows {
+            let call = id("idempotency", &record)?;
+            let bad = |column, reason: String| Problem::row("idempotency", call, column, reason);
+            let Some(record) = known.get(&call).filter(|record| record.allows) else {
+                return Err(bad("record", "there is no such call".to_owned()));
+            };
+            let expected = record.outcome.as_deref().unwrap_or("open");
+            if expected != status {
+                return Err(bad("status", format!("the log says `{expected}`")));
+            }
+            let body = self.body(record.rowid).await?;
+            let leaf: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            if leaf.get("idem").and_then(|key| key.as_str()) != Some(&URL_SAFE_NO_PAD.encode(key)) {
+                return Err(bad("idempotency_key", "the leaf says something else".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn body(&mut self, rowid: i64) -> Result<Vec<u8>, Problem> {
+        sqlx::query_scalar("SELECT body FROM intake WHERE rowid = $1")
+            .bind(rowid)
+            .fetch_one(&mut *self.conn)
+            .await
+            .map_err(Problem::query("intake"))
+    }
+
+    /// Opens every section whose keys are there, and compares it with the digests in its leaf.
+    async fn sections(&mut self, known: &Records) -> Result<(), Problem> {
+        let broken = Problem::query("sealed");
+        let mut last: i64 = 0;
+        loop {
+            let row = sqlx::query(
+                "SELECT d.section, d.subject, d.period, d.nonce, d.ciphertext, d.dek, s.slot,
+                        d.record, d.rowid
+                   FROM sealed d
+                   LEFT JOIN subject s ON s.tenant = d.tenant AND s.subject = d.subject
+                  WHERE d.rowid > $1 ORDER BY d.rowid LIMIT 1",
+            )
+            .bind(last)
+            .fetch_optional(&mut *self.conn)
+            .await
+            .map_err(&broken)?;
+            let Some(row) = row else { return Ok(()) };
+            last = row.try_get(8).map_err(&broken)?;
+            let record: Vec<u8> = row.try_get(7).map_err(&broken)?;
+            let record = id("sealed", &record)?;
+            let sealed =
+                read_sealed(&row).map_err(|error| Problem::row("sealed", record, "dek", error))?;
+            let Some(owner) = known.get(&record) else {
+                return Err(Problem::row("sealed", record, "record", "there is no such record"));
+            };
+            let slot: Option<i64> = row.try_get(6).map_err(&broken)?;
+            let opened = match (&self.keys, slot.and_then(|slot| u32::try_from(slot).ok())) {
+                (Some(keys), Some(slot)) => sealed.open(keys, &self.tenant, record, slot),
+                _ => Err(StoreError::NoKey(String::new())),
+            };
+            match opened {
+                Ok(section) if sealed.section() == PRIVATE => {
+                    let body = self.body(owner.rowid).await?;
+                    match open_leaf(&body, section.disclosures()) {
+                        Ok(opened) if opened.closed.is_empty() => {}
+                        Ok(_) => return Err(mismatch(record, "digests of the leaf stay closed")),
+                        Err(error) => return Err(mismatch(record, error)),
+                    }
+                    self.report.sections_opened += 1;
+                }
+                Ok(_) => self.report.sections_opened += 1,
+                Err(StoreError::NoKey(_)) => self.report.sections_closed += 1,
+                Err(error) => return Err(mismatch(record, error)),
+            }
+        }
+    }
+}
+
+fn mismatch(record: RecordId, reason: impl ToString) -> Problem {
+    Problem::row("sealed", record, "ciphertext", reason)
+}
+
+fn id(table: &str, bytes: &[u8]) -> Result<RecordId, Problem> {
+    record_from(bytes).map_err(|error| Problem::row(table, "", "record", error))
+}

@@ -1,0 +1,334 @@
+//! Reads a store without its lock, also while a gateway writes it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use countersign_ledger::disclosure::Disclosure;
+use countersign_ledger::tile::TileHashReader;
+use countersign_ledger::tree::{self, TreeError};
+use countersign_ledger::{Checkpoint, Hash, LeafIndex, Note, TlogProof};
+use countersign_model::{Agent, RecordId, TenantId};
+use serde_json::Value;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqlitePool};
+
+use crate::batch::{record_bytes, record_from};
+use crate::db::{self, int, unsigned};
+use crate::index::{Index, Page, Query};
+use crate::keystore::Keystore;
+use crate::limits::QUERY_RECORDS_MAX;
+use crate::prepare::{PRIVATE, SealedRow, joined};
+use crate::publish::{CHECKPOINT, FOLDER, PublishedTiles};
+use crate::subject::blocking;
+use crate::{StoreError, bundles, files, registry};
+
+/// A record as the ledger has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Its position in the log.
+    pub index: LeafIndex,
+    /// Its id.
+    pub record_id: RecordId,
+    /// The hash of its leaf.
+    pub leaf_hash: Hash,
+    /// The bytes of its leaf.
+    pub body: Vec<u8>,
+    /// The same as JSON.
+    pub leaf: Value,
+}
+
+/// A view of a store that changes nothing but its search index.
+#[derive(Clone)]
+pub struct Reader {
+    pub(crate) db: SqlitePool,
+    pub(crate) tenant: TenantId,
+    pub(crate) keys: Option<Arc<Keystore>>,
+    folder: PathBuf,
+    index: Index,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// Opens a store for reading; `keys` is the keystore's folder, `keys` in the data folder if absent.
+    ///
+    /// Without a readable keystore everything but private fields and pseudonyms can be read.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Database`].
+    pub async fn open(folder: &Path, keys: Option<&Path>) -> Result<Self, StoreError> {
+        let path = folder.join(db::FILE);
+        if !path.exists() {
+            return Err(StoreError::Missing(path));
+        }
+        let db = db::open_readers(&path).await?;
+        let tenant: String = sqlx::query_scalar("SELECT tenant FROM coord").fetch_one(&db).await?;
+        let keys = keys.map_or_else(|| folder.join("keys"), Path::to_owned);
+        let keys = Keystore::open(&keys).ok().map(Arc::new);
+        let index = Index::open(folder).await?;
+        Ok(Self { db, tenant: TenantId(tenant), keys, folder: folder.to_owned(), index })
+    }
+
+    /// Returns the tenant whose store it is.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// Returns how many leaves the log has.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn size(&self) -> Result<u64, StoreError> {
+        let size: Option<i64> = sqlx::query_scalar("SELECT size FROM frontier WHERE tenant = $1")
+            .bind(self.tenant.as_str())
+            .fetch_optional(&self.db)
+            .await?;
+        unsigned(size.unwrap_or(0), "frontier.size")
+    }
+
+    /// Returns up to `limit` records from `from` on, in the log's order.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn range(&self, from: LeafIndex, limit: u32) -> Result<Vec<Record>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT l.idx, l.leaf_hash, i.record, i.body FROM leaf l
+               JOIN intake i ON i.tenant = l.tenant AND i.replica = l.replica
+                AND i.epoch = l.epoch AND i.seq = l.seq
+              WHERE l.tenant = $1 AND l.idx >= $2 ORDER BY l.idx LIMIT $3",
+        )
+        .bind(self.tenant.as_str())
+        .bind(int(from.0))
+        .bind(i64::from(limit.min(QUERY_RECORDS_MAX)))
+        .fetch_all(&self.db)
+        .await?;
+        rows.iter().map(read_record).collect()
+    }
+
+    /// Returns the record at a position.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn at(&self, index: LeafIndex) -> Result<Option<Record>, StoreError> {
+        let found = self.range(index, 1).await?.into_iter().next();
+        Ok(found.filter(|record| record.index == index))
+    }
+
+    /// Returns the record with an id; the id of a decision is the call's evaluation id.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn get(&self, record: RecordId) -> Result<Option<Record>, StoreError> {
+        self.catch_up_index().await?;
+        match self.index.position(record).await? {
+            Some(index) => self.at(index).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the outcomes of a call, oldest first: a later one supersedes those before it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn outcomes(&self, evaluation_id: RecordId) -> Result<Vec<Record>, StoreError> {
+        self.catch_up_index().await?;
+        let mut outcomes = Vec::new();
+        for index in self.index.children(evaluation_id).await? {
+            let child = self.at(index).await?;
+            let is_outcome =
+                |child: &Record| child.leaf.get("kind").is_some_and(|k| k == "outcome");
+            outcomes.extend(child.filter(is_outcome));
+        }
+        Ok(outcomes)
+    }
+
+    /// Returns records that match a query, newest first.
+    ///
+    /// The search index is brought up to the ledger first; records that are committed meanwhile are found
+    /// by the next query.
+    ///
+    /// # Errors
+    /// [`StoreError::NoKey`] if the query names a person and there is no keystore;
+    /// [`StoreError::Database`].
+    pub async fn query(&self, query: &Query) -> Result<Page, StoreError> {
+        let principal = match &query.principal {
+            Some(person) => Some(self.keys()?.pseudonym(person)?),
+            None => query.pseudonym.clone(),
+        };
+        self.catch_up_index().await?;
+        let found = self.index.find(query, principal.as_deref()).await?;
+        let mut records = Vec::with_capacity(found.len());
+        for index in &found {
+            records.extend(self.at(*index).await?);
+        }
+        let limit = usize::try_from(query.limit()).unwrap_or(usize::MAX);
+        let next = found.last().copied().filter(|_| found.len() == limit);
+        Ok(Page { records, next })
+    }
+
+    /// Brings the search index (`index.db`) up to the ledger; returns how many leaves it was behind.
+    ///
+    /// The index is filled behind the ledger, never in the same transaction. It can be deleted at any time
+    /// and is made again from the leaves.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn catch_up_index(&self) -> Result<u64, StoreError> {
+        self.index.catch_up(self).await
+    }
+
+    /// Returns the opened disclosures of a record; those of destroyed keys are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::NoKey`] without a keystore; [`StoreError::Unsealable`] if a section was altered.
+    pub async fn disclosures(&self, record: RecordId) -> Result<Vec<Disclosure>, StoreError> {
+        self.section(record, PRIVATE).await
+    }
+
+    /// Returns a private value that was too large to be disclosed as such.
+    ///
+    /// # Errors
+    /// As [`Reader::disclosures`]; [`StoreError::Corrupt`].
+    pub async fn blob(&self, record: RecordId, name: &str) -> Result<Option<Value>, StoreError> {
+        let parts = self.section(record, &format!("blob/{name}")).await?;
+        let Some((_salt, parts)) = parts.split_first() else { return Ok(None) };
+        serde_json::from_str(&joined(parts))
+            .map(Some)
+            .map_err(|_| StoreError::corrupt(format!("blob `{name}` of record `{record}`")))
+    }
+
+    async fn section(
+        &self,
+        record: RecordId,
+        section: &str,
+    ) -> Result<Vec<Disclosure>, StoreError> {
+        let keys = self.keys()?;
+        let row = sqlx::query(
+            "SELECT d.section, d.subject, d.period, d.nonce, d.ciphertext, d.dek, s.slot
+               FROM sealed d LEFT JOIN subject s ON s.tenant = d.tenant AND s.subject = d.subject
+              WHERE d.tenant = $1 AND d.record = $2 AND d.section = $3",
+        )
+        .bind(self.tenant.as_str())
+        .bind(record_bytes(record))
+        .bind(section)
+        .fetch_optional(&self.db)
+        .await?;
+        let Some(row) = row else { return Ok(Vec::new()) };
+        let sealed = read_sealed(&row)?;
+        let slot: Option<i64> = row.try_get(6)?;
+        let Some(slot) = slot.and_then(|slot| u32::try_from(slot).ok()) else {
+            return Ok(Vec::new());
+        };
+        match sealed.open(keys, self.tenant.as_str(), record, slot) {
+            Ok(section) => Ok(section.disclosures().to_vec()),
+            Err(StoreError::NoKey(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn keys(&self) -> Result<&Keystore, StoreError> {
+        self.keys.as_deref().ok_or_else(|| StoreError::NoKey("keystore".to_owned()))
+    }
+
+    /// Returns the latest published checkpoint as it was signed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn checkpoint(&self) -> Result<Option<String>, StoreError> {
+        let path = self.folder.join(FOLDER).join(CHECKPOINT);
+        let Some(note) = files::read_if_there(&path)? else { return Ok(None) };
+        String::from_utf8(note)
+            .map(Some)
+            .map_err(|_| StoreError::corrupt(format!("{}: it is not text", path.display())))
+    }
+
+    /// Returns the proof (C2SP tlog-proof) that the latest published checkpoint covers a record.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if no checkpoint covers it yet; [`StoreError::Corrupt`].
+    pub async fn inclusion_proof(&self, index: LeafIndex) -> Result<String, StoreError> {
+        // A publication in between may replace the partial tiles of the checkpoint that was read.
+        match self.prove(index).await {
+            Err(StoreError::Corrupt(_)) => self.prove(index).await,
+            done => done,
+        }
+    }
+
+    async fn prove(&self, index: LeafIndex) -> Result<String, StoreError> {
+        let damaged = || StoreError::corrupt("the published checkpoint cannot be read");
+        let text = self.checkpoint()?.unwrap_or_default();
+        let note = Note::parse(text.as_bytes());
+        let point = note.as_ref().ok().and_then(|note| Checkpoint::parse(note.text()).ok());
+        let (checkpoint, size) = match (text.is_empty(), note, point) {
+            (false, Ok(note), Some(point)) if point.size.contains(index) => (note, point.size),
+            (false, Err(_), _) | (false, _, None) => return Err(damaged()),
+            _ => {
+                return Err(StoreError::unavailable(
+                    "no published checkpoint covers the record yet",
+                ));
+            }
+        };
+        let tiles = PublishedTiles(self.folder.join(FOLDER));
+        let hashes = blocking(move || {
+            tree::inclusion_proof(&TileHashReader::new(tiles, size), index, size)
+                .map_err(|error: TreeError| StoreError::corrupt(error.to_string()))
+        })
+        .await?;
+        Ok(TlogProof { extra: None, index, hashes, checkpoint }.to_string())
+    }
+
+    /// Returns every agent, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn agents(&self) -> Result<Vec<Agent>, StoreError> {
+        registry::load_agents(&self.db, self.tenant.as_str()).await
+    }
+
+    /// Returns the files of a bundle by their paths.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn get_bundle(
+        &self,
+        hash: &str,
+    ) -> Result<Option<BTreeMap<String, Vec<u8>>>, StoreError> {
+        bundles::load_bundle(&self.db, self.tenant.as_str(), hash).await
+    }
+
+    /// Closes the database.
+    pub async fn close(&self) {
+        self.db.close().await;
+        self.index.close().await;
+    }
+}
+
+fn read_record(row: &SqliteRow) -> Result<Record, StoreError> {
+    let (index, hash): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+    let (record, body): (Vec<u8>, Vec<u8>) = (row.try_get(2)?, row.try_get(3)?);
+    let index = LeafIndex(unsigned(index, "leaf.idx")?);
+    let damaged = || StoreError::corrupt(format!("leaf {index}"));
+    Ok(Record {
+        index,
+        record_id: record_from(&record)?,
+        leaf_hash: Hash::from_slice(&hash).ok_or_else(damaged)?,
+        leaf: serde_json::from_slice(&body).map_err(|_| damaged())?,
+        body,
+    })
+}
+
+/// Reads section, subject, period, nonce, ciphertext and key of a row, in this order.
+pub(crate) fn read_sealed(row: &SqliteRow) -> Result<SealedRow, StoreError> {
+    let (nonce, dek): (Vec<u8>, Vec<u8>) = (row.try_get(3)?, row.try_get(5)?);
+    let (section, subject, period): (String, String, String) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    SealedRow::read(section, subject, period, &nonce, row.try_get(4)?, &dek)
+        .ok_or_else(|| StoreError::corrupt("sealed: a nonce or wrapped key has a wrong length"))
+}

@@ -1,0 +1,10 @@
+//! The store from outside, on a SQLite file in a temporary folder.
+
+#[cfg(test)]
+mod commit;
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod fsck;
+#[cfg(test)]
+mod read;
