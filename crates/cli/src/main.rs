@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     log_to_stderr(cli.verbose);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => runtime.block_on(dispatch(cli)),
         Err(error) => Err(error.into()),
     };
     result.unwrap_or_else(|error| {
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     })
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let paths = Paths::new(&cli.dir.unwrap_or_else(|| default_dir(&cli.command)));
     match cli.command {
         Command::Quickstart(args) => commands::quickstart::run(args, &paths).await,

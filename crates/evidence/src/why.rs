@@ -234,7 +234,7 @@ fn verdict(case: &Case) -> String {
         let done = match record.result() {
             "allow" => "It was allowed",
             "deny" => "It was denied",
-            "hold" => "It was held for a person to approve",
+            "hold" => "It was held",
             _ => "It was decided",
         };
         let because = because(&case.main);
@@ -305,8 +305,10 @@ fn because(main: &Opened) -> String {
 
 /// Tells what came of the call.
 fn what_came(case: &Case) -> String {
-    if case.main.record.result() != "allow" {
-        return " Nothing was forwarded.".to_owned();
+    match case.main.record.result() {
+        "allow" => {}
+        "hold" => return " Nothing was forwarded: a person has to approve it first.".to_owned(),
+        _ => return " Nothing was forwarded.".to_owned(),
     }
     if case.outcomes.is_empty() {
         return " No outcome is recorded yet.".to_owned();

@@ -123,7 +123,7 @@ fn held_for_a_person() {
         &json!({"decision": "hold", "rules": ["a", "b"], "reasons": ["FORBIDDEN"]}),
         &json!({"principal": {"id": "backups@example.com", "type": "service_account"}}),
     );
-    insta::assert_snapshot!(Why::of(&case).paragraph, @r##"On Sunday, 15 March 2026 at 03:00:07.142 UTC, agent `backup-bot` (purpose: nightly backups; owner: ada@example.com; environment: prod), acting on behalf of backups@example.com (service account), asked for `s3/delete_bucket` without arguments. It was held until a person approves under policy bundle 3f2a9c1b0d4e, by rule `a` and rule `b`: FORBIDDEN. Nothing was forwarded."##);
+    insta::assert_snapshot!(Why::of(&case).paragraph, @r##"On Sunday, 15 March 2026 at 03:00:07.142 UTC, agent `backup-bot` (purpose: nightly backups; owner: ada@example.com; environment: prod), acting on behalf of backups@example.com (service account), asked for `s3/delete_bucket` without arguments. It was held under policy bundle 3f2a9c1b0d4e, by rule `a` and rule `b`: FORBIDDEN. Nothing was forwarded: a person has to approve it first."##);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn allowed_though_an_observed_rule_would_not() {
         policy("allow-backup", Effect::Permit, Mode::Enforce),
         policy("no-deletion", Effect::Forbid, Mode::Observe),
     ];
-    insta::assert_snapshot!(Why::of(&case).paragraph, @r##"On Sunday, 15 March 2026 at 03:00:07.142 UTC, agent `backup-bot` (purpose: nightly backups; owner: ada@example.com; environment: prod), acting on behalf of ada@example.com, asked for `s3/delete_bucket` with arguments {"bucket":"logs","force":true}. It was allowed under policy bundle 3f2a9c1b0d4e, by rule `allow-backup` (permit, policies/30-roles.cedar:12) and rule `no-deletion` (forbid, mode observe, policies/30-roles.cedar:12). If every policy were enforced, it would have been denied. No outcome is recorded yet."##);
+    insta::assert_snapshot!(Why::of(&case).paragraph, @r##"On Sunday, 15 March 2026 at 03:00:07.142 UTC, agent `backup-bot` (purpose: nightly backups; owner: ada@example.com; environment: prod), acting on behalf of ada@example.com, asked for `s3/delete_bucket` with arguments {"bucket":"logs","force":true}. It was allowed under policy bundle 3f2a9c1b0d4e, by rule `allow-backup` (permit, policies/30-roles.cedar:12). If every policy were enforced, it would have been denied, by rule `no-deletion` (forbid, mode observe, policies/30-roles.cedar:12). No outcome is recorded yet."##);
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Refusal {
         match self {
             Self::Decided { verdict: Verdict::Hold, reason, .. } => (
                 Stage::Approval,
-                reason.code.clone(),
+                ReasonCode::APPROVALS_NOT_SET_UP,
                 reason.rule.as_deref(),
                 "A person must approve this call, and approvals are not set up here.".into(),
                 Retry::AfterChange,

@@ -1,4 +1,5 @@
 //! Upstreams over Streamable HTTP, against an upstream that misbehaves on demand.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod upstream_common;
 
@@ -204,10 +205,15 @@ async fn what_cannot_be_connected_was_not_sent() {
 
 #[tokio::test]
 async fn a_refused_session_says_that_nothing_was_sent() {
-    let upstreams = upstreams(config(http("http://127.0.0.1:9/mcp")));
-    let error = upstreams.session(&server(), &owner("a"), &profile()).await.unwrap_err();
-    assert!(matches!(error, UpstreamError::NotSent { reason: LostReason::Connect(_), .. }));
-    assert!(error.is_not_sent());
+    let mut small = config(http("http://127.0.0.1:9/mcp"));
+    small.sessions_max = 1;
+    let upstreams = upstreams(small);
+    // A failed opening takes no place from the next owner.
+    for key in ["a", "b"] {
+        let error = upstreams.session(&server(), &owner(key), &profile()).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::NotSent { reason: LostReason::Connect(_), .. }));
+        assert!(error.is_not_sent());
+    }
     let unknown = "other".parse().unwrap();
     let error = upstreams.session(&unknown, &owner("a"), &profile()).await.unwrap_err();
     assert!(matches!(error, UpstreamError::UnknownServer { .. }));

@@ -1,4 +1,5 @@
 //! Upstreams as child processes: the fixture (this test binary, started again) and shell scripts.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod upstream_common;
 
@@ -75,9 +76,9 @@ async fn finds_the_era_of_a_child() {
         assert_eq!(text(&end), "the tool reported its progress");
         let progress: Vec<_> = events
             .iter()
-            .filter_map(|event| match event {
-                Event::Notification { params: Some(params), .. } => Some(params.get()),
-                _ => None,
+            .filter_map(|event| {
+                let Event::Notification { params, .. } = event else { return None };
+                params.as_deref().map(RawValue::get)
             })
             .collect();
         assert_eq!(progress.len(), 3, "{progress:?}");

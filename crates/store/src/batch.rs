@@ -15,6 +15,7 @@ use crate::db::{Column, int, row_sum};
 use crate::effect::{self, Effect};
 use crate::intent::{Appended, DenialFields};
 use crate::prepare::{Prepared, SealedRow};
+use crate::rows::{LeafRow, Rows};
 
 /// One record for the writer, with what else belongs into its transaction.
 pub(crate) struct Job {
@@ -101,9 +102,23 @@ pub(crate) struct Batch<'a> {
     pub(crate) now: i64,
     pub(crate) head: Head,
     pub(crate) bytes: usize,
+    rows: Rows,
 }
 
 type Refusable<T> = Result<Result<T, StoreError>, sqlx::Error>;
+
+impl<'a> Batch<'a> {
+    /// Begins a batch in an open transaction.
+    pub(crate) fn new(
+        tx: &'a mut SqliteConnection,
+        tenant: &'a str,
+        replica: &'a str,
+        now: i64,
+        head: Head,
+    ) -> Self {
+        Self { tx, tenant, replica, now, head, bytes: 0, rows: Rows::default() }
+    }
+}
 
 impl Batch<'_> {
     /// Does one job. The outer error fails the batch, the inner one only this job.
@@ -127,7 +142,7 @@ impl Batch<'_> {
             Ok(place) => place,
             Err(error) => return Ok(Err(error)),
         };
-        put_open_call(self.tx, self.tenant, call, "open", claimed).await?;
+        self.rows.open_calls.push((call, "open", claimed));
         Ok(Ok(Done::Recorded(place)))
     }
 
@@ -197,7 +212,7 @@ impl Batch<'_> {
         };
         let claimed = row.try_get::<i64, _>(0)? == 1;
         if end.status == OutcomeStatus::Unknown {
-            put_open_call(self.tx, self.tenant, end.call, "unknown", claimed).await?;
+            self.rows.open_calls.push((end.call, "unknown", claimed));
         }
         if claimed {
             settle_claim(self.tx, self.tenant, end.call, end.status).await?;
@@ -219,7 +234,7 @@ impl Batch<'_> {
         Ok(self.append(prepared).await?.map(Done::Recorded))
     }
 
-    /// Gives a record its place and writes it: intake, leaf, sealed sections.
+    /// Gives a record its place; [`Batch::finish`] writes it.
     async fn append(&mut self, prepared: &mut Prepared) -> Refusable<Appended> {
         let time = self.head.time.next(self.now);
         let body = match self.body(prepared, time) {
@@ -231,41 +246,20 @@ impl Batch<'_> {
         };
         let hash = leaf_hash(&body);
         let index = self.head.frontier.size().0;
-        let (epoch, seq) = (int(self.head.epoch), int(self.head.seq));
-        sqlx::query(
-            "INSERT INTO intake (tenant, replica, epoch, seq, record, kind, prev, body)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(self.tenant)
-        .bind(self.replica)
-        .bind(epoch)
-        .bind(seq)
-        .bind(record_bytes(prepared.record))
-        .bind(prepared.kind.as_str())
-        .bind(self.head.prev.0.as_slice())
-        .bind(body.as_slice())
-        .execute(&mut *self.tx)
-        .await?;
-        sqlx::query(
-            "INSERT INTO leaf (tenant, idx, replica, epoch, seq, leaf_hash)
-             VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(self.tenant)
-        .bind(int(index))
-        .bind(self.replica)
-        .bind(epoch)
-        .bind(seq)
-        .bind(hash.0.as_slice())
-        .execute(&mut *self.tx)
-        .await?;
-        prepared.insert_private(self.tx, self.tenant).await?;
+        if let Some(subject) = prepared.subject() {
+            subject.insert(self.tx, self.tenant).await?;
+        }
+        let record = prepared.record;
+        let sealed = prepared.take_sealed().into_iter().map(|row| (record, row));
+        self.rows.sealed.extend(sealed);
         self.bytes += body.len();
         self.head.frontier.push(hash);
+        let (seq, kind) = (self.head.seq, prepared.kind.as_str());
+        let prev = std::mem::replace(&mut self.head.prev, sha256(&body));
         self.head.seq += 1;
-        self.head.prev = sha256(&body);
         self.head.time = time;
-        let record_id = prepared.record;
-        Ok(Ok(Appended { record_id, index: LeafIndex(index), leaf_hash: hash }))
+        self.rows.leaves.push(LeafRow { index, seq, record, kind, prev, body, hash });
+        Ok(Ok(Appended { record_id: record, index: LeafIndex(index), leaf_hash: hash }))
     }
 
     fn body(&self, prepared: &Prepared, time: Hlc) -> Result<Vec<u8>, StoreError> {
@@ -282,8 +276,9 @@ impl Batch<'_> {
         crate::prepare::canonical(&Value::Object(leaf))
     }
 
-    /// Writes the right edge that the batch leaves behind.
+    /// Writes the records and the right edge that the batch leaves behind.
     pub(crate) async fn finish(self) -> Result<Head, sqlx::Error> {
+        self.rows.insert(self.tx, self.tenant, self.replica, self.head.epoch).await?;
         sqlx::query(
             "INSERT INTO frontier (tenant, size, edge, root, epoch) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (tenant) DO UPDATE SET size = excluded.size, edge = excluded.edge,
@@ -323,28 +318,6 @@ pub(crate) fn open_call_sum(tenant: &str, record: &[u8], state: &str, claimed: b
             Column::Int(i64::from(claimed)),
         ],
     )
-}
-
-async fn put_open_call(
-    tx: &mut SqliteConnection,
-    tenant: &str,
-    call: RecordId,
-    state: &str,
-    claimed: bool,
-) -> Result<(), sqlx::Error> {
-    let record = record_bytes(call);
-    let sum = open_call_sum(tenant, &record, state, claimed);
-    sqlx::query(
-        "INSERT INTO open_call (tenant, record, state, claimed, sum) VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(tenant)
-    .bind(record)
-    .bind(state)
-    .bind(i64::from(claimed))
-    .bind(sum)
-    .execute(tx)
-    .await?;
-    Ok(())
 }
 
 struct ClaimRow {

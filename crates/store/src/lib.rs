@@ -31,6 +31,7 @@ mod published;
 mod reader;
 mod registry;
 mod replay;
+mod rows;
 mod settled;
 mod signer;
 mod start;

@@ -47,6 +47,8 @@ pub(crate) struct Prepared {
     subject: Option<Subject>,
 }
 
+type SqliteQuery<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
 /// A row of `sealed` or `replay`.
 pub(crate) struct SealedRow {
     section: String,
@@ -124,19 +126,14 @@ impl Prepared {
         Ok(self)
     }
 
-    /// Writes the sealed sections, and the subject's row if it is new.
-    pub(crate) async fn insert_private(
-        &self,
-        tx: &mut SqliteConnection,
-        tenant: &str,
-    ) -> Result<(), sqlx::Error> {
-        if let Some(subject) = &self.subject {
-            subject.insert(tx, tenant).await?;
-        }
-        for row in &self.sealed {
-            row.insert(tx, tenant, self.record).await?;
-        }
-        Ok(())
+    /// Returns the subject whose row is written with the record.
+    pub(crate) fn subject(&self) -> Option<&Subject> {
+        self.subject.as_ref()
+    }
+
+    /// Takes the sealed sections for writing.
+    pub(crate) fn take_sealed(&mut self) -> Vec<SealedRow> {
+        std::mem::take(&mut self.sealed)
     }
 
     /// Returns the subject that is durable once this record is.
@@ -312,31 +309,21 @@ impl SealedRow {
         )
     }
 
-    async fn insert(
-        &self,
-        tx: &mut SqliteConnection,
+    /// Binds the columns after tenant and record.
+    pub(crate) fn bind<'q>(
+        &'q self,
+        query: SqliteQuery<'q>,
         tenant: &str,
-        record: RecordId,
-    ) -> Result<(), sqlx::Error> {
-        let record = record_bytes(record);
-        let sum = self.sum(tenant, &record);
-        sqlx::query(
-            "INSERT INTO sealed
-             (tenant, record, section, subject, period, nonce, ciphertext, dek, sum)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(tenant)
-        .bind(record)
-        .bind(&self.section)
-        .bind(&self.subject)
-        .bind(&self.period)
-        .bind(self.sealed.nonce.as_slice())
-        .bind(&self.sealed.ciphertext)
-        .bind(self.sealed.wrapped_dek.as_slice())
-        .bind(sum)
-        .execute(tx)
-        .await?;
-        Ok(())
+        record: &[u8],
+    ) -> SqliteQuery<'q> {
+        query
+            .bind(&self.section)
+            .bind(&self.subject)
+            .bind(&self.period)
+            .bind(self.sealed.nonce.as_slice())
+            .bind(&self.sealed.ciphertext)
+            .bind(self.sealed.wrapped_dek.as_slice())
+            .bind(self.sum(tenant, record))
     }
 
     /// Keeps the row for replay of a call.

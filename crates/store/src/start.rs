@@ -35,7 +35,7 @@ pub(crate) async fn begin(
 
 fn batch<'a>(tx: &'a mut SqliteConnection, context: &'a Context, head: Head) -> Batch<'a> {
     let (tenant, replica) = (context.tenant.as_str(), context.replica.as_str());
-    Batch { tx, tenant, replica, now: context.clock.now_ms(), head, bytes: 0 }
+    Batch::new(tx, tenant, replica, context.clock.now_ms(), head)
 }
 
 /// Prepares the record that names the last known place of the stream that ended uncleanly.

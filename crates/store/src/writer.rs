@@ -172,7 +172,7 @@ impl Writer {
         }
         let now = self.context.clock.now_ms();
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
-        let mut batch = Batch { tx: &mut tx, tenant, replica, now, head, bytes: 0 };
+        let mut batch = Batch::new(&mut tx, tenant, replica, now, head);
         if let Some(back) = step_back(batch.head.clock_ms, now) {
             batch.run(&mut clock_step(&self.context, back)?, Work::Record(Vec::new())).await?.ok();
         }
@@ -238,7 +238,7 @@ impl Writer {
         let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
         let now = self.context.clock.now_ms();
-        let mut batch = Batch { tx: &mut tx, tenant, replica, now, head, bytes: 0 };
+        let mut batch = Batch::new(&mut tx, tenant, replica, now, head);
         for call in calls {
             let (mut prepared, settlement) =
                 closing_outcome(&self.context, *call, OutcomeStatus::NotForwarded)?;

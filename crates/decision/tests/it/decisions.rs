@@ -178,6 +178,8 @@ fn an_argument_without_cedar_value_refuses_only_where_it_is_read() {
         when { context.arguments.lat.greaterThan(decimal("80.0")) };"#;
     let named = r#"@id("l") forbid (principal, action == Action::"crm/locate", resource)
         when { context.unrepresentable.contains("/lat") };"#;
+    let unknown = r#"@id("l") forbid (principal, action == Action::"crm/locate", resource)
+        unless { context.unrepresentable.isEmpty() };"#;
     let error = "deny by l(enforce); permission POLICY_ERROR policy `l` could not be evaluated [l]";
     for (policy, facts, expected) in [
         (limit, call("crm/refund", json!({"amount": 1, "limit": 1e30})), error),
@@ -188,6 +190,12 @@ fn an_argument_without_cedar_value_refuses_only_where_it_is_read() {
             position,
             call("crm/locate", json!({"lat": 52.5, "lon": 13.123_456_7})),
             "allow by p(enforce)",
+        ),
+        (unknown, call("crm/locate", json!({"lat": 52, "lon": 1.5})), "allow by p(enforce)"),
+        (
+            unknown,
+            call("crm/locate", json!({"lat": 52.123_456_7, "lon": 1})),
+            "deny by l(enforce); permission FORBIDDEN forbidden by policy `l` [l]",
         ),
         (
             named,

@@ -45,7 +45,8 @@ impl Clock for TestClock {
 }
 
 pub(crate) struct World {
-    pub(crate) folder: tempfile::TempDir,
+    /// Deleted with the world.
+    _folder: tempfile::TempDir,
     pub(crate) store: Store,
     pub(crate) bundle: Bundle,
     pub(crate) agents: Vec<Agent>,
@@ -85,7 +86,7 @@ impl World {
         let store = Store::open(&data, config).await.unwrap();
         let bundle = Bundle::load(&files(POLICIES)).unwrap();
         store.put_bundle(bundle.hash(), &bundle.files().0, "ada@example.com").await.unwrap();
-        let mut world = Self { folder, store, bundle, agents: Vec::new(), ids };
+        let mut world = Self { _folder: folder, store, bundle, agents: Vec::new(), ids };
         for name in ["backup-bot", "billing-bot"] {
             let new = NewAgent {
                 name: name.into(),
@@ -94,7 +95,7 @@ impl World {
                 environment: "prod".into(),
                 ..NewAgent::default()
             };
-            let (agent, _) = world.store.agents().register(new, "ada@example.com").await.unwrap();
+            let (agent, _) = world.store.agents().add(new, "ada@example.com").await.unwrap();
             world.agents.push(agent);
         }
         world

@@ -108,10 +108,13 @@ impl Exchange {
             Ok(event) => event,
             Err(_) => {
                 self.tell_cancelled("timeout");
-                self.finished = true;
+                if let Flow::Http(flow) = &mut self.flow {
+                    flow.abandon();
+                }
                 Event::Lost { reason: LostReason::Timeout, sent: true }
             }
         };
+        self.session.learn(&event);
         self.finished |= event.is_last();
         event
     }

@@ -109,7 +109,7 @@ impl Upstreams {
     /// Ends all sessions; calls in flight are lost.
     pub async fn shutdown(&self) {
         let servers = self.inner.servers.load_full();
-        let sessions = servers.values().flat_map(|server| server.take_if(|_| true));
+        let sessions = servers.values().flat_map(|server| server.take_all());
         close_all(sessions.collect()).await;
     }
 
@@ -223,6 +223,9 @@ impl Server {
             let mut slots = lock(&self.slots);
             if let Some(slot) = slots.get(owner) {
                 return Ok(Arc::clone(slot));
+            }
+            if slots.len() >= self.config.sessions_max {
+                slots.retain(|_, slot| slot.is_in_use());
             }
             let evicted = if slots.len() < self.config.sessions_max {
                 None
@@ -370,12 +373,18 @@ impl Server {
         lock(&self.slots).remove(owner).and_then(|slot| slot.session.swap(None))
     }
 
-    /// Takes out every session of which `wanted` is true.
+    fn take_all(&self) -> Vec<Arc<Session>> {
+        // An opening under way finds its slot gone and closes what it has opened.
+        let slots = std::mem::take(&mut *lock(&self.slots));
+        slots.into_values().filter_map(|slot| slot.session.swap(None)).collect()
+    }
+
+    /// Takes out every session of which `wanted` is true, and slots whose opening failed.
     fn take_if(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut taken = Vec::new();
         lock(&self.slots).retain(|_, slot| {
             let session = slot.session.load_full().filter(|session| wanted(session));
-            let keep = session.is_none();
+            let keep = session.is_none() && slot.is_in_use();
             taken.extend(session);
             keep
         });
@@ -388,6 +397,11 @@ impl Server {
 }
 
 impl Slot {
+    /// Whether there is a session or somebody who is opening one; tell it under the lock of all.
+    fn is_in_use(self: &Arc<Self>) -> bool {
+        self.session.load().is_some() || Arc::strong_count(self) > 1
+    }
+
     fn alive(&self) -> Option<Arc<Session>> {
         self.session.load_full().filter(|session| !session.is_dead())
     }

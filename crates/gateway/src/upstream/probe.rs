@@ -62,9 +62,9 @@ const HEADER_MISMATCH: i64 = -32020;
 const MISSING_CLIENT_CAPABILITY: i64 = -32021;
 const UNSUPPORTED_VERSION: i64 = -32022;
 
-/// What `server/discover` told.
+/// What the probe told.
 enum Verdict {
-    Modern(Opening),
+    Opened(Opening),
     /// The server is modern and names another version.
     TryVersion(&'static str),
     Legacy,
@@ -99,7 +99,7 @@ impl<'a> Opener<'a> {
                 Link::Http(_) => self.verdict(self.discover(version, self.deadline).await),
             };
             match verdict {
-                Verdict::Modern(opening) => return Ok(opening),
+                Verdict::Opened(opening) => return Ok(opening),
                 Verdict::TryVersion(named) => version = named,
                 Verdict::Legacy => return self.initialize().await,
                 Verdict::Failed(error) => return Err(error),
@@ -129,23 +129,28 @@ impl<'a> Opener<'a> {
         let mut initialize = std::pin::pin!(self.link.ask(request, self.deadline));
         tokio::select! {
             biased;
-            event = &mut discover => match self.verdict(event) {
-                Verdict::Legacy => self.legacy(initialize.await).await,
-                decided => decided,
-            },
-            event = &mut initialize => match event {
-                Event::Error(error) if code_of(&error) == UNSUPPORTED_VERSION => {
-                    self.verdict(Event::Error(error))
+            event = &mut discover => {
+                let verdict = self.verdict(event);
+                if matches!(verdict, Verdict::Legacy) {
+                    self.legacy(initialize.await).await
+                } else {
+                    verdict
                 }
-                event => self.legacy(event).await,
-            },
+            }
+            event = &mut initialize => {
+                if event.is_unsupported_version() {
+                    self.verdict(event)
+                } else {
+                    self.legacy(event).await
+                }
+            }
         }
     }
 
     /// Takes the answer to `initialize` as the verdict.
     async fn legacy(&self, event: Event) -> Verdict {
         match self.initialized(event).await {
-            Ok(opening) => Verdict::Modern(opening),
+            Ok(opening) => Verdict::Opened(opening),
             Err(error) => Verdict::Failed(error),
         }
     }
@@ -194,7 +199,7 @@ impl<'a> Opener<'a> {
         match common(&said.supported_versions) {
             Some(version) => {
                 let era = Era::Modern { version: version.to_owned() };
-                Verdict::Modern(said.opening(era))
+                Verdict::Opened(said.opening(era))
             }
             None => Verdict::Legacy,
         }
@@ -307,8 +312,13 @@ impl Said {
     }
 }
 
-fn code_of(error: &RawValue) -> i64 {
-    serde_json::from_str::<SaidError>(error.get()).unwrap_or_default().code
+impl Event {
+    /// Whether the server refuses the version of the request: its era is not what was assumed.
+    pub(super) fn is_unsupported_version(&self) -> bool {
+        let Self::Error(error) = self else { return false };
+        let said: SaidError = serde_json::from_str(error.get()).unwrap_or_default();
+        said.code == UNSUPPORTED_VERSION
+    }
 }
 
 /// Returns the newest modern version that is in `supported`.

@@ -272,7 +272,9 @@ impl Session {
         self.touch();
         let outgoing = self.outgoing(&request, false)?;
         let server = self.config.name.clone();
-        match self.link.ask(outgoing, deadline(self.config.request_timeout)).await {
+        let event = self.link.ask(outgoing, deadline(self.config.request_timeout)).await;
+        self.learn(&event);
+        match event {
             Event::Result(result) => Ok(result),
             Event::Error(error) => Err(UpstreamError::Refused { server, error }),
             Event::Lost { reason, sent: false } => Err(UpstreamError::NotSent { server, reason }),
@@ -349,6 +351,13 @@ impl Session {
 
     pub(super) fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Gives the session up if the server shows that its era is another one.
+    pub(super) fn learn(&self, event: &Event) {
+        if event.is_unsupported_version() {
+            self.link.mux().mark_dead();
+        }
     }
 
     pub(super) fn begin(&self) {

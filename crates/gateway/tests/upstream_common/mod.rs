@@ -57,10 +57,9 @@ impl Permits {
             .with("rules", vec!["allow-fake".to_owned()]);
         let denial = Box::new(|_: &ReasonCode| Map::new());
         let intent = Intent { draft, denial, idempotency: None };
-        match self.store.commit_intent(intent).await.unwrap() {
-            Committed::Recorded(receipt) => Permit::from_receipt(receipt),
-            other => panic!("no receipt: {other:?}"),
-        }
+        let committed = self.store.commit_intent(intent).await.unwrap();
+        let Committed::Recorded(receipt) = committed else { panic!("no receipt: {committed:?}") };
+        Permit::from_receipt(receipt)
     }
 }
 

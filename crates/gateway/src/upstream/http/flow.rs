@@ -227,7 +227,7 @@ impl Stream {
             (Some(event @ Event::Error(_)), _) => self.ready.push_back(event),
             (Some(event), _) if status.is_success() => self.ready.push_back(event),
             (_, _) if !status.is_success() => {
-                self.finish(LostReason::Status(status.as_u16()), true)
+                self.finish(LostReason::Status(status.as_u16()), true);
             }
             (_, Ok(_)) => {
                 self.finish(LostReason::Unreadable("answer to another request".to_owned()), true);
