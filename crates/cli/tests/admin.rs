@@ -1,4 +1,5 @@
 //! The commands of operators: with and without a running gateway.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -249,20 +250,40 @@ fn r_033_policy_explain_names_the_deciding_rule() {
     assert!(project.run(&["policy", "schema"]).out.contains("crm/refund"));
     let ask = |extra: &[&str]| {
         let call = ["policy", "explain", "--agent", "bot", "--tool", "crm/query", "--json"];
-        project.run(&[&call[..], extra].concat())
+        let arguments = ["--arguments", r#"{"query": "Ada"}"#];
+        project.run(&[&call[..], &arguments, extra].concat())
     };
     let unknown = ask(&[]);
     assert!(unknown.code == 1 && unknown.talk.contains("make one up"), "{}", unknown.talk);
-    let made_up = ask(&["--environment", "staging"]).json();
+    let made_up = ask(&["--environment", "staging", "--role", "support-agent"]).json();
     assert_eq!(made_up["verdict"], "deny");
     assert_eq!(project.run(&ADD).code, 0);
     let registered = ask(&[]).json();
+    assert_eq!(registered["verdict"], "allow");
     assert_eq!(made_up["bundle"], registered["bundle"]);
-    let determining = |explained: &Value| {
-        let policies = explained["policies"].as_array().unwrap();
-        policies.iter().filter(|one| one["determining"] == true).count()
+    let determining = |explained: &Value| -> Vec<String> {
+        let policies = explained["policies"].as_array().unwrap().iter();
+        let policies = policies.filter(|one| one["determining"] == true);
+        policies.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
     };
-    assert!(determining(&made_up) > 0 || !made_up["reasons"].as_array().unwrap().is_empty());
+    assert_eq!(determining(&made_up), ["environment-scope"]);
+    assert_eq!(determining(&registered), ["support-agent"]);
+}
+
+#[test]
+fn pin_accepts_what_a_server_offers() {
+    let project = Project::init();
+    let config = project.path().join("countersign.toml");
+    let listen = std::fs::read_to_string(&config).unwrap();
+    let upstream = format!("{listen}\n[upstreams.crm]\ncommand = ['{PROGRAM}', 'demo-server']\n");
+    std::fs::write(&config, upstream).unwrap();
+    let _gateway = project.serve();
+    let pinned = project.run(&["pin", "crm", "--json"]);
+    assert_eq!(pinned.code, 0, "{}", pinned.talk);
+    let tools = pinned.json()["tools"].as_u64().unwrap();
+    assert!(tools > 0);
+    let checked = project.run(&["policy", "check"]);
+    assert!(checked.out.contains(&format!("1 servers, {tools} tools")), "{}", checked.out);
 }
 
 #[test]

@@ -90,7 +90,19 @@ impl From<StoreError> for ApiError {
             StoreError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "NAME_TAKEN", message),
             StoreError::UnknownAgent(_) | StoreError::UnknownRecord(_) => Self::not_found(&message),
             StoreError::Unavailable { .. } => Self::unavailable(message),
-            error => Self::internal(&error),
+            StoreError::Locked(_)
+            | StoreError::Missing(_)
+            | StoreError::Exists(_)
+            | StoreError::Behind { .. }
+            | StoreError::Forked { .. }
+            | StoreError::Corrupt(_)
+            | StoreError::Setting { .. }
+            | StoreError::NoKey(_)
+            | StoreError::Unsealable { .. }
+            | StoreError::Io { .. }
+            | StoreError::Random(_)
+            | StoreError::Database(_)
+            | _ => Self::internal(&message),
         }
     }
 }

@@ -116,7 +116,7 @@ mod tests {
         let path = folder.path().join("control.token");
         let made = ControlToken::read_or_create(&path).unwrap();
         assert!(made.fits(ControlToken::read_or_create(&path).unwrap().expose()));
-        assert!(!made.fits(&made.expose()[1..]));
+        assert!(!made.fits(made.expose().trim_start_matches('c')));
         assert!(!made.fits(""));
         #[cfg(unix)]
         {

@@ -11,7 +11,7 @@ use countersign_model::{
 use serde_json::Value;
 
 use crate::bundle::Bundle;
-use crate::catalog::Tool;
+use crate::catalog::{IdempotencyMode, Tool};
 use crate::policy::{Effect, Rule};
 use crate::request::{self, Action};
 use crate::{input_schema, visibility};
@@ -67,10 +67,6 @@ impl<'b> Known<'b> {
     /// Looks the call's action up.
     pub(crate) fn of(bundle: &'b Bundle, facts: &Facts) -> Result<Self, Reason> {
         let call = &facts.call;
-        if call.pin_mismatch {
-            let detail = "the server's definition of the tool differs from the pinned one";
-            return Err(permission(ReasonCode::TOOL_PIN_MISMATCH, detail.to_owned()));
-        }
         let Some(id) = request::action_of(call) else {
             let method: String = call.method.chars().take(METHOD_CHARS_MAX).collect();
             let detail = format!("the method `{}` is not passed on", method.escape_debug());
@@ -91,11 +87,8 @@ impl<'b> Known<'b> {
         let could_permit =
             || visibility::could_permit(bundle, &facts.agent, &facts.call.server, &self.id);
         if let Some(fault) = self.fault(facts) {
-            let reason = if could_permit() {
-                Reason { stage: Stage::Schema, code: ReasonCode::SCHEMA, rule: None, detail: fault }
-            } else {
-                not_allowlisted(&self.id)
-            };
+            // Who could never be permitted learns nothing about the tool.
+            let reason = if could_permit() { fault } else { not_allowlisted(&self.id) };
             return Ruling::refusal(vec![reason], Vec::new());
         }
         match self.findings(bundle, facts) {
@@ -105,13 +98,27 @@ impl<'b> Known<'b> {
         }
     }
 
-    /// Returns what is wrong with the arguments of a tool.
-    fn fault(&self, facts: &Facts) -> Option<String> {
+    /// Returns what is wrong with a tool call before any policy is asked.
+    fn fault(&self, facts: &Facts) -> Option<Reason> {
         let tool = self.tool?;
+        let call = &facts.call;
+        if call.pin_mismatch {
+            let detail = "the server's definition of the tool differs from the pinned one";
+            return Some(permission(ReasonCode::TOOL_PIN_MISMATCH, detail.to_owned()));
+        }
         // MCP lets a caller leave the arguments out.
         let none = Value::Object(serde_json::Map::new());
-        let arguments = Some(&facts.call.arguments).filter(|arguments| !arguments.is_null());
-        input_schema::fault(&tool.validator, arguments.unwrap_or(&none))
+        let arguments = Some(&call.arguments).filter(|arguments| !arguments.is_null());
+        if let Some(detail) = input_schema::fault(&tool.validator, arguments.unwrap_or(&none)) {
+            let (stage, code) = (Stage::Schema, ReasonCode::SCHEMA);
+            return Some(Reason { stage, code, rule: None, detail });
+        }
+        if tool.idempotency == IdempotencyMode::Required && !call.keyed {
+            let (stage, code) = (Stage::Idempotency, ReasonCode::IDEMPOTENCY_KEY_REQUIRED);
+            let detail = "calls of this tool need an idempotency key".to_owned();
+            return Some(Reason { stage, code, rule: None, detail });
+        }
+        None
     }
 
     /// Evaluates the policies of the call's slices.

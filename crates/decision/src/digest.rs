@@ -3,6 +3,9 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+/// The largest integer that a double holds exactly with all its neighbours (RFC 8785, 3.2.2.3).
+const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+
 /// Returns the canonical form of `value` (RFC 8785).
 pub(crate) fn canonical(value: &Value) -> String {
     // A `Value` has string keys and finite numbers only, so the canonicalizer has nothing to refuse;
@@ -38,11 +41,31 @@ pub fn pin(definition: &Value) -> String {
 /// Returns the SHA-256 of the canonical form (RFC 8785) of `{"action": …, "arguments": …}`.
 ///
 /// Two calls with the same digest ask for the same thing, whatever the order of their members and
-/// the spelling of their numbers.
+/// the spelling of their numbers. Integers that a double cannot hold would share a canonical form
+/// with their neighbours, so they are marked as exact first.
 #[must_use]
 pub fn arguments_digest(action: &str, arguments: &Value) -> [u8; 32] {
-    let call = json!({ "action": action, "arguments": arguments });
+    let mut call = json!({ "action": action, "arguments": arguments });
+    mark_large_integers(&mut call);
     Sha256::digest(canonical(&call).as_bytes()).into()
+}
+
+/// Replaces integers beyond ±(2^53−1) by an object that spells them.
+fn mark_large_integers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let beyond = number.as_i64().map_or_else(
+                || number.as_u64().is_some(),
+                |number| number.unsigned_abs() > SAFE_INTEGER_MAX,
+            );
+            if beyond {
+                *value = json!({ "countersign:integer": number.to_string() });
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(mark_large_integers),
+        Value::Object(members) => members.values_mut().for_each(mark_large_integers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +96,7 @@ mod tests {
             |text: &str| arguments_digest("crm/refund", &serde_json::from_str(text).unwrap());
         assert_eq!(digest(r#"{"a":1,"b":2}"#), digest(r#"{ "b": 2.0, "a": 1 }"#));
         assert_ne!(digest(r#"{"a":1}"#), digest(r#"{"a":2}"#));
+        assert_ne!(digest(r#"{"a":9007199254740993}"#), digest(r#"{"a":9007199254740992}"#));
         assert_ne!(digest("{}"), arguments_digest("crm/query", &json!({})));
     }
 }

@@ -231,7 +231,7 @@ impl Case {
             _ => return Err("a test has `arguments` or `arguments_json`".to_owned()),
         };
         let (tool, target) = (self.tool.clone(), self.target.clone());
-        Ok(CallFacts { method, server, tool, target, arguments, pin_mismatch: false })
+        Ok(CallFacts { method, server, tool, target, arguments, keyed: true, pin_mismatch: false })
     }
 
     fn failures(&self, decision: &Decision) -> Vec<String> {

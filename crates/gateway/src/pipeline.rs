@@ -148,6 +148,7 @@ impl Pipeline {
                 tool: request.tool.clone(),
                 target: request.target.clone(),
                 arguments: request.arguments.clone(),
+                keyed: request.idempotency_key.is_some(),
                 pin_mismatch,
             },
         }

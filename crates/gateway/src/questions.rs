@@ -124,6 +124,7 @@ async fn judge(call: &Call<'_>, question: &Question) -> Result<Judged, &'static 
             tool: None,
             target: None,
             arguments: arguments.unwrap_or_else(|| json!({})),
+            keyed: false,
             pin_mismatch: false,
         },
         ..call.facts.clone()

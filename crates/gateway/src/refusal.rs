@@ -322,7 +322,9 @@ fn decided_text(reason: &Reason) -> String {
 fn decided_retry(code: &ReasonCode) -> Retry {
     if *code == ReasonCode::IDEMPOTENCY_IN_FLIGHT {
         Retry::After { seconds: 5 }
-    } else if *code == ReasonCode::SCHEMA || code.as_str() == "BOUNDS" {
+    } else if [ReasonCode::SCHEMA, ReasonCode::IDEMPOTENCY_KEY_REQUIRED].contains(code)
+        || code.as_str() == "BOUNDS"
+    {
         Retry::AfterChange
     } else {
         Retry::Never

@@ -115,6 +115,9 @@ pub struct CallFacts {
     pub target: Option<String>,
     /// The arguments; an object for `tools/call`, whatever the method has for others.
     pub arguments: Value,
+    /// The caller sent an idempotency key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keyed: bool,
     /// What the server offers now differs from the pinned definition of the tool.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pin_mismatch: bool,

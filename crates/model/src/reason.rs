@@ -35,6 +35,8 @@ codes! {
     APPROVALS_NOT_SET_UP,
     /// The server's live definition of the tool differs from the pinned one.
     TOOL_PIN_MISMATCH,
+    /// Calls of this tool need an idempotency key.
+    IDEMPOTENCY_KEY_REQUIRED,
     /// The key was used before with other arguments.
     IDEMPOTENCY_PAYLOAD_MISMATCH,
     /// A call with the same key is still running.

@@ -86,7 +86,7 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 fn next_steps(paths: &Paths, vkey: &str) -> String {
     let (config, policies) = (paths.config.display(), paths.policies.display());
     format!(
-        "A project is in {root}. Next:
+        "A project is in {root}. There:
 
   1. Name a server in {config}, under [upstreams.…].
   2. Register an agent, and keep the key that this prints:
@@ -97,7 +97,7 @@ fn next_steps(paths: &Paths, vkey: &str) -> String {
   4. Permit the role a tool in {policies}/policies/30-permits.cedar, then:
        countersign policy check && countersign policy reload
   5. Point the agent at http://127.0.0.1:7700/mcp with its key, and see what it does:
-       countersign log
+       countersign records --help
 
 Give auditors the log's verifier key: {vkey}",
         root = paths.root.display(),

@@ -41,7 +41,8 @@ pub(crate) enum Command {
     /// Print the Cedar schema that policies are checked against
     Schema {
         /// The bundle's folder; `policies` of the project if absent
-        dir: Option<PathBuf>,
+        #[arg(value_name = "DIR")]
+        bundle: Option<PathBuf>,
     },
     /// Tell the running gateway to read its bundle again
     Reload {
@@ -54,7 +55,8 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct BundleArgs {
     /// The bundle's folder; `policies` of the project if absent
-    dir: Option<PathBuf>,
+    #[arg(value_name = "DIR")]
+    bundle: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -90,7 +92,7 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
         Command::Check(args) => check(&args, paths),
         Command::Test(args) => test(&args, paths),
         Command::Explain(args) => explain_call(args, paths).await,
-        Command::Schema { dir } => schema(dir.as_deref(), paths),
+        Command::Schema { bundle } => schema(bundle.as_deref(), paths),
         Command::Reload { json } => reload(json, paths).await,
     }
 }
@@ -110,7 +112,7 @@ pub(crate) fn read(dir: Option<&Path>, paths: &Paths) -> anyhow::Result<BundleFi
 }
 
 fn check(args: &BundleArgs, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let files = read(args.dir.as_deref(), paths)?;
+    let files = read(args.bundle.as_deref(), paths)?;
     let (bundle, found) = match Bundle::load(&files) {
         Ok(bundle) => {
             let warnings = bundle.warnings().to_vec();
@@ -166,7 +168,7 @@ fn print_diagnostics(found: &[Diagnostic], files: &BundleFiles) {
 }
 
 fn test(args: &BundleArgs, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let report = run_tests(&read(args.dir.as_deref(), paths)?);
+    let report = run_tests(&read(args.bundle.as_deref(), paths)?);
     if args.json {
         let mut shown = serde_json::to_value(&report)?;
         shown["passed"] = report.passed().into();
@@ -241,6 +243,7 @@ fn facts(agent: AgentFacts, tenant: TenantId, tool: ToolName, arguments: Value) 
             tool: Some(tool),
             target: None,
             arguments,
+            keyed: true,
             pin_mismatch: false,
         },
     }

@@ -105,6 +105,7 @@ pub(crate) fn call(tool: &str, arguments: Value) -> Facts {
             tool: Some(tool),
             target: None,
             arguments,
+            keyed: true,
             pin_mismatch: false,
         },
     }

@@ -134,6 +134,7 @@ impl World {
                 tool: Some(tool),
                 target: None,
                 arguments,
+                keyed: true,
                 pin_mismatch: false,
             },
         }
