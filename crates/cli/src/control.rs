@@ -6,9 +6,9 @@ use anyhow::{Context as _, bail};
 use countersign_console::ControlToken;
 use countersign_store::{Store, StoreError};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::{Method, Request};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -75,23 +75,12 @@ impl Control {
         &self.addresses.data_plane
     }
 
-    /// Asks for something.
-    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.ask(Method::GET, path, String::new()).await
-    }
-
     /// Asks for a change.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        self.ask(Method::POST, path, body.to_string()).await
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: String) -> anyhow::Result<Value> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.addresses.control_plane))
+        let request = Request::post(format!("{}{path}", self.addresses.control_plane))
             .header(AUTHORIZATION, format!("Bearer {}", self.token.expose()))
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::from(body))?;
+            .body(Full::from(body.to_string()))?;
         let answered = tokio::time::timeout(CALL_TIMEOUT, self.answer(request)).await;
         answered.context("the gateway did not answer in time")?
     }
@@ -120,14 +109,15 @@ pub(crate) async fn with_store<T>(
 ) -> anyhow::Result<T> {
     let config = Config::read(&paths.config)?;
     let store = Store::open(&paths.data, store_config(&config)).await;
-    let store = store.map_err(|error| match error {
-        StoreError::Locked(_) => anyhow::Error::from(error).context(
-            "a gateway has the ledger open but does not answer; wait until it has started or stopped",
-        ),
-        StoreError::Missing(_) => {
-            anyhow::Error::from(error).context("there is no ledger here; `countersign init` makes one")
-        }
-        error => error.into(),
+    let store = store.map_err(|error| {
+        let hint = if matches!(error, StoreError::Locked(_)) {
+            "a gateway has the ledger open but does not answer; is it starting or stopping?"
+        } else if matches!(error, StoreError::Missing(_)) {
+            "there is no ledger here; `countersign init` makes one"
+        } else {
+            "the ledger cannot be opened; `countersign doctor` says more"
+        };
+        anyhow::Error::from(error).context(hint)
     })?;
     let done = work(&store).await;
     let closed = store.shutdown().await.context("the ledger did not close cleanly");

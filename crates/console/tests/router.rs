@@ -1,5 +1,5 @@
 //! The control plane over a real listener and a real store.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

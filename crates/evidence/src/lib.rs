@@ -7,6 +7,7 @@
 //! | [`sentence`], [`why`] | what a record says, in a sentence or a paragraph |
 //! | [`proof`] | one record as a file that is checked offline |
 //! | [`replay`] | whether a past decision is made again by the same, or another, bundle |
+//! | [`folder`] | a published log, for the check of crate `ledger` |
 //! | [`csv`] | rows that no spreadsheet executes |
 //!
 //! Everything is read from a [`countersign_store::Reader`]; nothing is written.
@@ -18,6 +19,7 @@
 pub mod case;
 pub mod csv;
 mod error;
+pub mod folder;
 pub mod proof;
 pub mod query;
 mod record;

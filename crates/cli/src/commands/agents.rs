@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use countersign_model::{Agent, AgentName, AgentStatus, NewAgent, TimestampMs};
-use countersign_store::{Clock as _, NewKey, Reader};
+use countersign_store::{Clock as _, Reader};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -109,9 +109,7 @@ async fn add(args: AddArgs, paths: &Paths) -> anyhow::Result<()> {
         None => {
             with_store(paths, async |store| {
                 let (agent, key) = store.agents().add(new, ACTOR).await?;
-                let mut answer = with_key(&key);
-                answer["agent"] = json!(agent);
-                Ok(answer)
+                Ok(json!({"agent": agent, "key_id": key.id, "key": key.text.as_str()}))
             })
             .await?
         }
@@ -130,7 +128,7 @@ async fn rotate_key(args: &RotateArgs, paths: &Paths) -> anyhow::Result<()> {
         None => {
             with_store(paths, async |store| {
                 let key = store.agents().rotate_key(name.as_str(), *overlap, ACTOR).await?;
-                Ok(with_key(&key))
+                Ok(json!({"key_id": key.id, "key": key.text.as_str()}))
             })
             .await?
         }
@@ -160,16 +158,12 @@ async fn disable(args: &NameArgs, paths: &Paths) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn with_key(key: &NewKey) -> Value {
-    json!({"key_id": key.id, "key": key.text.as_str()})
-}
-
 /// Prints a new key alone on a line, so that it can be piped into a secret store.
 fn show_key(answer: &Value, json: bool) {
     if json {
         println!("{answer}");
     } else {
-        println!("{}", answer["key"].as_str().unwrap_or_default());
+        println!("{}", answer.get("key").and_then(Value::as_str).unwrap_or_default());
         eprintln!("This key is not shown again. Agents send it as `Authorization: Bearer csk_…`.");
     }
 }

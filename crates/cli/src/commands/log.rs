@@ -31,7 +31,9 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
             let note = match tokio::fs::read(&path).await {
                 Ok(note) => note,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    bail!("the log has no checkpoint yet; `countersign serve` publishes one every second")
+                    bail!(
+                        "the log has no checkpoint yet; `countersign serve` publishes one every second"
+                    )
                 }
                 Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
             };

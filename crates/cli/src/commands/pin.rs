@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use countersign_model::ServerName;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::control::Control;
 use crate::paths::Paths;
@@ -32,7 +32,8 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{answer}");
     } else {
-        println!("{}: {} tools pinned", args.server, answer["tools"]);
+        let tools = answer.get("tools").and_then(Value::as_u64).unwrap_or(0);
+        println!("{}: {tools} tools pinned", args.server);
     }
     Ok(ExitCode::SUCCESS)
 }

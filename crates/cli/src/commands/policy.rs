@@ -170,9 +170,7 @@ fn print_diagnostics(found: &[Diagnostic], files: &BundleFiles) {
 fn test(args: &BundleArgs, paths: &Paths) -> anyhow::Result<ExitCode> {
     let report = run_tests(&read(args.bundle.as_deref(), paths)?);
     if args.json {
-        let mut shown = serde_json::to_value(&report)?;
-        shown["passed"] = report.passed().into();
-        println!("{shown}");
+        println!("{}", json!({"passed": report.passed(), "report": report}));
     } else {
         println!("{report}");
     }
@@ -259,8 +257,9 @@ async fn reload(json: bool, paths: &Paths) -> anyhow::Result<ExitCode> {
     } else {
         println!("in force: {}", summary(&local));
     }
-    if answer["bundle"].as_str() != Some(local.hash()) {
-        eprintln!("The gateway loaded another bundle: {}", answer["bundle"]);
+    let loaded = answer.get("bundle").and_then(Value::as_str).unwrap_or_default();
+    if loaded != local.hash() {
+        eprintln!("The gateway loaded another bundle: {loaded}");
     }
     Ok(ExitCode::SUCCESS)
 }

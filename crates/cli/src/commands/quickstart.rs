@@ -72,25 +72,48 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     let steps = session(&client, &keys, &paths, &mut screen).await?;
 
     running.store.publish_now().await.context("cannot publish the log")?;
-    let verified = super::verify::installation(&paths).await.context("the ledger does not verify")?;
-    let denied = steps.iter().find(|step| step.what == DELETE).and_then(|step| step.evaluation_id.clone());
+    let denied = steps.iter().find(|step| step.what == DELETE);
+    let denied = denied.and_then(|step| step.evaluation_id.clone());
     let denied = denied.context("the forbidden delete left no record")?;
-    let why = super::why::explain(&paths, &denied).await?;
-    screen.say("\nThe ledger, checked offline:\n");
-    screen.say(&verified.to_string());
-    screen.say("\nWhy was the delete refused?\n");
-    screen.say(&why.to_string());
     let vkey = running.store.vkey()?;
-    screen.finish(&json!({
-        "folder": paths.root, "steps": steps, "verified": verified, "why": why, "vkey": vkey,
-        "mcp": format!("http://{}/mcp", running.data_plane),
-    }));
+    let log = paths.log().display().to_string();
+    let verify = ["verify", "--log", &log, "--vkey", &vkey];
+    let why = ["why", &denied];
+    if args.json {
+        let (verified, why) = (own(&paths, &verify, true).await?, own(&paths, &why, true).await?);
+        screen.finish(&json!({
+            "folder": paths.root, "steps": steps, "vkey": vkey,
+            "verified": serde_json::from_str::<Value>(&verified)?,
+            "why": serde_json::from_str::<Value>(&why)?,
+            "mcp": format!("http://{}/mcp", running.data_plane),
+        }));
+    } else {
+        screen.say("\nThe published log, checked with nothing but the public key:\n");
+        screen.say(&format!("$ countersign verify --log {log} \\\n    --vkey {vkey}"));
+        screen.say(&own(&paths, &verify, false).await?);
+        screen.say(&format!("\n$ countersign why {denied}"));
+        screen.say(&own(&paths, &why, false).await?);
+    }
     if !args.exit {
         screen.say(&invitation(&running, &paths, &keys));
         tokio::signal::ctrl_c().await?;
     }
     running.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs this program as a user would, and gives what it prints.
+async fn own(paths: &Paths, arguments: &[&str], as_json: bool) -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = tokio::process::Command::new(program);
+    command.arg("--dir").arg(&paths.root).args(arguments);
+    if as_json {
+        command.arg("--json");
+    }
+    let output = command.stderr(std::process::Stdio::inherit()).output().await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "`countersign {}` failed: {text}", arguments.join(" "));
+    Ok(text)
 }
 
 /// Finds a folder that does not exist yet, so that nothing is ever overwritten.

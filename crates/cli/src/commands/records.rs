@@ -213,11 +213,7 @@ fn filter(args: QueryArgs) -> Filter {
     }
 }
 
-async fn print_json(
-    rows: &mut Rows<'_>,
-    limit: u64,
-    out: &mut impl Write,
-) -> anyhow::Result<u64> {
+async fn print_json(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> anyhow::Result<u64> {
     let mut count = 0;
     while count < limit
         && let Some(record) = rows.next().await?
@@ -241,11 +237,7 @@ async fn print_csv(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> any
     Ok(count)
 }
 
-async fn print_table(
-    rows: &mut Rows<'_>,
-    limit: u64,
-    out: &mut impl Write,
-) -> anyhow::Result<u64> {
+async fn print_table(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> anyhow::Result<u64> {
     let mut count = 0;
     while count < limit
         && let Some(record) = rows.next().await?
@@ -362,7 +354,10 @@ mod tests {
     #[test]
     fn rows_of_every_kind_say_what_happened() {
         for (leaf, expected) in [
-            (serde_json::json!({"kind": "outcome", "outcome": "not_forwarded", "parent": "p"}), "not_forwarded"),
+            (
+                serde_json::json!({"kind": "outcome", "outcome": "not_forwarded", "parent": "p"}),
+                "not_forwarded",
+            ),
             (serde_json::json!({"kind": "auth", "result": "rejected"}), "auth rejected"),
             (serde_json::json!({"kind": "change", "action": "disabled"}), "change"),
             (serde_json::json!({"kind": "heartbeat"}), "heartbeat"),

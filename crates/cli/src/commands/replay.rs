@@ -138,7 +138,9 @@ impl Tally {
             eprintln!("The bundle is not the recorded one: {}", shown(&differences.join(", ")));
         }
         let Self { decisions, equal, changed, impossible, .. } = self;
-        eprintln!("{decisions} decisions: {equal} equal, {changed} different, {impossible} not decided again");
+        eprintln!(
+            "{decisions} decisions: {equal} equal, {changed} different, {impossible} not decided again"
+        );
     }
 }
 

@@ -108,7 +108,11 @@ fn text(case: &Case, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)?;
     match &case.proof {
         Ok(proof) => {
-            writeln!(out, "Proof: leaf {} of {} under root {}", proof.leaf_index, proof.tree_size, proof.root)?;
+            writeln!(
+                out,
+                "Proof: leaf {} of {} under root {}",
+                proof.leaf_index, proof.tree_size, proof.root
+            )?;
             writeln!(out, "  signed by {}", proof.vkey)
         }
         Err(reason) => writeln!(out, "Proof: none yet ({reason})"),

@@ -1,4 +1,338 @@
+//! `countersign verify`: check the log, the database, or one record, with a public key.
+
+use std::fmt::{self, Display, Write};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use countersign_evidence::folder::LogFolder;
+use countersign_evidence::proof::{RecordFile, Verified};
+use countersign_evidence::shown;
+use countersign_evidence::time::utc;
+use countersign_ledger::verify::{Problem, Progress, Report, VerifyOptions, verify_log};
+use countersign_ledger::{Checkpoint, LeafIndex, VerifierKey};
+use countersign_store::fsck;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::records::{log_key, read, whole_or_cut};
+use crate::paths::Paths;
+
+/// Leaf indexes that the report lists by name.
+const LISTED: usize = 10;
+/// How often the database is checked again because a gateway published in the middle of the check.
+const ATTEMPTS: u32 = 5;
+
+/// Check that nothing that was recorded is changed, missing or out of order.
+///
+/// Without options, this installation is checked: its published log with its own key, then every row of
+/// its database. A gateway may run meanwhile. With --log or --record nothing but the named files is
+/// read: no network, no database, no configuration. Exits with 1 and names the first bad place if
+/// anything is wrong.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
-pub(crate) async fn run(_: Args, _: &crate::paths::Paths) -> anyhow::Result<std::process::ExitCode> { anyhow::bail!("placeholder") }
-pub(crate) async fn installation(_: &crate::paths::Paths) -> anyhow::Result<String> { Ok("todo".into()) }
+#[command(after_help = "Examples:
+  countersign verify
+  countersign verify --log ./copy-of-the-log --vkey auditor/log.vkey --checkpoint last-year.checkpoint
+  countersign verify --record record.json --vkey 'log.example.com/acme+1a2b3c4d+AXl…'")]
+pub(crate) struct Args {
+    /// Check the log in this folder (C2SP tlog-tiles)
+    #[arg(long, value_name = "DIR", requires = "vkey")]
+    log: Option<PathBuf>,
+    /// Check one record with its proof, as `show --proof` writes it
+    #[arg(long, value_name = "FILE", requires = "vkey", conflicts_with_all = ["log", "checkpoint"])]
+    record: Option<PathBuf>,
+    /// The log's public key, or a file with it
+    #[arg(long, value_name = "KEY|FILE")]
+    vkey: Option<String>,
+    /// A checkpoint that was kept from earlier: the log must extend it
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
+    let keys = match &args.vkey {
+        Some(vkey) => read_keys(vkey)?,
+        None => vec![log_key(paths)?],
+    };
+    let found = if let Some(file) = &args.record {
+        check_record(file, &keys)?
+    } else {
+        let pinned = args.checkpoint.as_deref().map(|file| read_pinned(file, &keys)).transpose()?;
+        let options = VerifyOptions { keys, pinned, ..VerifyOptions::default() };
+        match &args.log {
+            Some(folder) => check_log(folder, &options)?,
+            None => check_installation(paths, &options).await?,
+        }
+    };
+    let text = if args.json { format!("{:#}\n", found.json()) } else { found.to_string() };
+    let printed = io::stdout().write_all(text.as_bytes());
+    let code = if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    // Whoever stops reading still gets the verdict.
+    whole_or_cut(printed.map(|()| code).map_err(Into::into)).map(|_| code)
+}
+
+/// Checks an installation's own log and database.
+///
+/// # Errors
+/// Names the first bad place.
+pub(crate) async fn installation(paths: &Paths) -> anyhow::Result<Installation> {
+    let options = VerifyOptions { keys: vec![log_key(paths)?], ..VerifyOptions::default() };
+    match check_installation(paths, &options).await? {
+        Found::Installation(sound) => Ok(*sound),
+        Found::Bad(problem) => Err(problem.into()),
+        Found::Log(_) | Found::Record(_) => bail!("the database was not checked"),
+    }
+}
+
+/// What a check found.
+enum Found {
+    Log(Box<Report>),
+    Installation(Box<Installation>),
+    Record(Box<Verified>),
+    Bad(Problem),
+}
+
+/// An installation in which everything holds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Installation {
+    log: Report,
+    #[serde(serialize_with = "database")]
+    database: fsck::Report,
+}
+
+/// Reads keys: one as text, or a file with one per line.
+fn read_keys(vkey: &str) -> anyhow::Result<Vec<VerifierKey>> {
+    if let Ok(key) = VerifierKey::parse(vkey.trim()) {
+        return Ok(vec![key]);
+    }
+    let path = Path::new(vkey);
+    if !path.is_file() {
+        bail!("--vkey is neither a public key (`name+id+base64`) nor a file: `{}`", shown(vkey));
+    }
+    let text = String::from_utf8(read(path)?).context("the key file is not text")?;
+    let lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Vec<VerifierKey> = lines
+        .map(|line| VerifierKey::parse(line).with_context(|| format!("{vkey} has no public key")))
+        .collect::<anyhow::Result<_>>()?;
+    anyhow::ensure!(!keys.is_empty(), "{vkey} has no public key");
+    Ok(keys)
+}
+
+fn read_pinned(file: &Path, keys: &[VerifierKey]) -> anyhow::Result<Checkpoint> {
+    Checkpoint::open(&read(file)?, keys)
+        .with_context(|| format!("{} is not a checkpoint of this log", file.display()))
+}
+
+fn check_record(file: &Path, keys: &[VerifierKey]) -> anyhow::Result<Found> {
+    let bytes = read(file)?;
+    let object = file.display().to_string();
+    let checked = RecordFile::parse(&bytes).and_then(|record| record.verify(keys));
+    Ok(match checked {
+        Ok(verified) => Found::Record(Box::new(verified)),
+        Err(error) => Found::Bad(Problem { object, index: None, reason: error.to_string() }),
+    })
+}
+
+fn check_log(folder: &Path, options: &VerifyOptions) -> anyhow::Result<Found> {
+    let log =
+        LogFolder::open(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let bar = bar("log");
+    let mut progress = |progress: Progress| {
+        bar.set_length(progress.size.0);
+        bar.set_position(progress.checked.0);
+    };
+    let checked = verify_log(&log, options, &mut progress);
+    bar.finish_and_clear();
+    Ok(checked.map_or_else(Found::Bad, |report| Found::Log(Box::new(report))))
+}
+
+async fn check_installation(paths: &Paths, options: &VerifyOptions) -> anyhow::Result<Found> {
+    let folder = paths.log();
+    let published = folder.join("checkpoint");
+    if !published.exists() && !paths.data.join("countersign.db").exists() {
+        bail!("there is no ledger in {}; `countersign init` makes one", paths.data.display());
+    }
+    let report = match tokio::task::block_in_place(|| check_log(&folder, options))? {
+        Found::Log(report) => *report,
+        other => return Ok(other),
+    };
+    for attempt in 1.. {
+        let before = std::fs::read(&published).ok();
+        let bar = bar("database");
+        let mut progress = |done: u64, all: u64| {
+            bar.set_length(all);
+            bar.set_position(done);
+        };
+        let checked = fsck::check(&paths.data, None, &mut progress).await;
+        bar.finish_and_clear();
+        let problem = match checked {
+            Ok(database) => {
+                return Ok(Found::Installation(Box::new(Installation { log: report, database })));
+            }
+            Err(problem) => problem,
+        };
+        // What the check compares with the database may have been published after it began.
+        let moving = problem.object.starts_with("log/") || problem.object.starts_with("keys/");
+        let published = std::fs::read(&published).ok() != before;
+        if !(moving && published && attempt < ATTEMPTS) {
+            return Ok(Found::Bad(of_store(problem)));
+        }
+    }
+    bail!("the log is published faster than it can be checked")
+}
+
+/// Puts a problem of the database in the same words as one of the log.
+fn of_store(problem: fsck::Problem) -> Problem {
+    let fsck::Problem { object, key, column, reason } = problem;
+    let index = key.parse().ok();
+    let place = [Some(object), index.is_none().then_some(key), Some(column)];
+    let place: Vec<String> = place.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    Problem { object: place.join(", "), index, reason }
+}
+
+/// Makes a progress bar; it draws on standard error, and only if that is a terminal.
+fn bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0).with_prefix(what);
+    let style = ProgressStyle::with_template("{prefix:9} {wide_bar} {human_pos}/{human_len} {eta}");
+    style.map_or(bar.clone(), |style| bar.with_style(style))
+}
+
+impl Found {
+    fn is_sound(&self) -> bool {
+        !matches!(self, Self::Bad(_))
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Log(report) => json!({"ok": true, "log": report}),
+            Self::Installation(sound) => {
+                json!({"ok": true, "log": sound.log, "database": store_json(&sound.database)})
+            }
+            Self::Record(verified) => json!({"ok": true, "record": verified}),
+            Self::Bad(problem) => json!({"ok": false, "problem": problem}),
+        }
+    }
+}
+
+impl Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Log(report) => {
+                print_log(report, f)?;
+                writeln!(f, "OK: every record is in the signed log, unchanged and in order")
+            }
+            Self::Installation(sound) => sound.fmt(f),
+            Self::Record(verified) => print_record(verified, f),
+            Self::Bad(problem) => writeln!(f, "FAILED: {}", shown(&problem.to_string())),
+        }
+    }
+}
+
+impl Display for Installation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print_log(&self.log, f)?;
+        print_store(&self.database, f)?;
+        writeln!(f, "OK: log and database hold what was signed, unchanged and in order")
+    }
+}
+
+fn database<S: serde::Serializer>(store: &fsck::Report, to: S) -> Result<S::Ok, S::Error> {
+    store_json(store).serialize(to)
+}
+
+fn store_json(store: &fsck::Report) -> Value {
+    json!({
+        "leaves": store.leaves,
+        "root": store.root,
+        "checkpoints": store.checkpoints,
+        "published": store.published,
+        "sections_opened": store.sections_opened,
+        "sections_closed": store.sections_closed,
+        "open_calls": store.open_calls,
+        "rows": store.rows,
+    })
+}
+
+fn line(out: &mut impl Write, name: &str, value: impl Display) -> fmt::Result {
+    writeln!(out, "{name:24} {value}")
+}
+
+fn print_log(report: &Report, out: &mut impl Write) -> fmt::Result {
+    line(out, "log", &report.origin)?;
+    line(out, "size", format!("{} records", report.size))?;
+    line(out, "root", report.root.to_base64())?;
+    line(out, "checkpoints", report.checkpoints)?;
+    if let (Some(first), Some(last)) = (report.first_ms, report.last_ms) {
+        line(out, "first record", at(first))?;
+        line(out, "last record", at(last))?;
+    }
+    for one in &report.population {
+        let kind = match &one.verdict {
+            Some(verdict) => format!("  {} {verdict}", one.kind),
+            None => format!("  {}", one.kind),
+        };
+        line(out, &shown(&kind), one.count)?;
+    }
+    line(out, "decisions, no outcome", leaves(&report.decisions_without_outcome))?;
+    if !report.outcomes_without_decision.is_empty() {
+        line(out, "outcomes, no decision", leaves(&report.outcomes_without_decision))?;
+    }
+    line(out, "gaps", leaves(&report.gaps))?;
+    if !report.unsigned.is_empty() {
+        let text = format!("{} files, newer than the checkpoint", report.unsigned.len());
+        line(out, "not signed yet", text)?;
+    }
+    Ok(())
+}
+
+fn at(ms: u64) -> String {
+    utc(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+/// Counts leaves and names the first of them.
+fn leaves(indexes: &[LeafIndex]) -> String {
+    if indexes.is_empty() {
+        return "0".to_owned();
+    }
+    let named: Vec<String> = indexes.iter().take(LISTED).map(ToString::to_string).collect();
+    let more = if indexes.len() > LISTED { ", …" } else { "" };
+    format!("{} (leaf {}{more})", indexes.len(), named.join(", "))
+}
+
+fn print_store(store: &fsck::Report, out: &mut impl Write) -> fmt::Result {
+    line(out, "database", format!("{} leaves, {} other rows", store.leaves, store.rows))?;
+    let sections = format!("{} opened, {} closed", store.sections_opened, store.sections_closed);
+    line(out, "private sections", sections)?;
+    line(out, "calls without outcome", store.open_calls)
+}
+
+fn print_record(verified: &Verified, out: &mut impl Write) -> fmt::Result {
+    for record in std::iter::once(&verified.record).chain(&verified.outcomes) {
+        let kind = record.leaf.get("kind").and_then(Value::as_str).unwrap_or_default();
+        line(out, &shown(kind), &record.record_id)?;
+        line(out, "  log", &record.origin)?;
+        line(out, "  place", format!("leaf {} of {}", record.leaf_index, record.tree_size))?;
+        line(out, "  root", &record.root)?;
+        let fields = record.leaf.as_object().into_iter().flatten();
+        for (name, value) in fields.filter(|(name, _)| !name.starts_with("_sd")) {
+            line(out, &shown(&format!("  {name}")), shown(&plain(value)))?;
+        }
+        for (name, value) in &record.opened {
+            line(out, &shown(&format!("  private {name}")), shown(&plain(value)))?;
+        }
+        if record.closed > 0 {
+            line(out, "  closed fields", record.closed)?;
+        }
+    }
+    writeln!(out, "OK: the signed log has this, word for word")
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

@@ -1,0 +1,144 @@
+//! A published log in a folder, also one that a gateway goes on publishing while it is checked.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_ledger::checkpoint::Checkpoint;
+use countersign_ledger::limits::TILE_WIDTH;
+use countersign_ledger::tile::{TileKind, TilePath, decode_bundle, encode_bundle};
+use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource, SourceError};
+use countersign_ledger::{Note, TreeSize};
+
+/// How often the checkpoint is read again while a newer one is being published.
+const ATTEMPTS: u32 = 20;
+
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The log in a folder, as of the checkpoint that was there when it was opened.
+///
+/// Files that are written later are not an error. A partial tile that a full one has replaced since is read
+/// from the full one (C2SP tlog-tiles, "Partial Tiles").
+#[derive(Clone, Debug)]
+pub struct LogFolder {
+    root: PathBuf,
+    checkpoint: Option<Vec<u8>>,
+    checkpoints: Vec<String>,
+}
+
+impl LogFolder {
+    /// Takes the newest checkpoint of the log in a folder; may wait a second for one that is being published.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the folder cannot be read.
+    pub fn open(root: &Path) -> Result<Self, SourceError> {
+        let mut log = Self { root: root.to_owned(), checkpoint: None, checkpoints: Vec::new() };
+        if !root.is_dir() {
+            return Err(SourceError(format!("`{}` is not a folder", root.display())));
+        }
+        for _ in 0..ATTEMPTS {
+            // The list before the checkpoint: what is published in between cannot be behind it.
+            log.checkpoints = log.files(CHECKPOINTS_PREFIX)?;
+            log.checkpoint = log.bytes(CHECKPOINT_PATH)?;
+            if log.is_newest() {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(log)
+    }
+
+    /// Returns the checkpoint that was taken.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<&[u8]> {
+        self.checkpoint.as_deref()
+    }
+
+    /// Returns whether no stored checkpoint is newer; the check of the log says what is wrong if one is.
+    fn is_newest(&self) -> bool {
+        let stored = self.checkpoints.iter().filter_map(|path| {
+            path.strip_prefix(CHECKPOINTS_PREFIX)?.parse::<u64>().ok().map(TreeSize)
+        });
+        let note = self.checkpoint.as_deref().and_then(|note| Note::parse(note).ok());
+        let size =
+            note.and_then(|note| Checkpoint::parse(note.text()).ok()).map(|point| point.size);
+        size.is_none_or(|size| stored.max().is_none_or(|newest| newest <= size))
+    }
+
+    fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
+        match fs::read(self.root.join(path)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(SourceError(error.to_string())),
+        }
+    }
+
+    fn files(&self, prefix: &str) -> Result<Vec<String>, SourceError> {
+        let mut found = Vec::new();
+        let start = prefix.trim_end_matches('/');
+        walk(&self.root.join(start), start, &mut found)
+            .map_err(|error| SourceError(format!("{start}: {error}")))?;
+        Ok(found)
+    }
+
+    /// Reads a partial tile out of the full one that replaced it.
+    fn part_of_full(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
+        let Ok(partial) = TilePath::parse(path) else { return Ok(None) };
+        let full = TilePath::new(partial.kind(), partial.index(), TILE_WIDTH);
+        let Some(full) = full.filter(|_| !partial.is_full()) else { return Ok(None) };
+        let Some(mut bytes) = self.bytes(&full.to_string())? else { return Ok(None) };
+        let width = usize::from(partial.width());
+        match partial.kind() {
+            TileKind::Hashes(_) => bytes.truncate(width * 32),
+            TileKind::Entries => {
+                let damaged =
+                    |error: countersign_ledger::tile::TileError| SourceError(error.to_string());
+                let entries = decode_bundle(&bytes).map_err(damaged)?;
+                bytes = encode_bundle(entries.into_iter().take(width)).map_err(damaged)?;
+            }
+        }
+        Ok(Some(bytes))
+    }
+}
+
+impl LogSource for LogFolder {
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
+        if path == CHECKPOINT_PATH {
+            return Ok(self.checkpoint.clone());
+        }
+        match self.bytes(path)? {
+            None => self.part_of_full(path),
+            found => Ok(found),
+        }
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>, SourceError> {
+        if prefix == CHECKPOINTS_PREFIX { Ok(self.checkpoints.clone()) } else { self.files(prefix) }
+    }
+}
+
+/// Lists the files below a folder; one that goes away meanwhile is left out, and so are files that are
+/// being written, whose names begin with a dot.
+fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = format!("{prefix}/{name}");
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), &path, found)?;
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
