@@ -31,7 +31,7 @@ fn introduction(page: &mut String, results: &Results) -> fmt::Result {
         "# Performance\n\n\
          Made by `benches/run`; do not edit. Taken {}.\n\n\
          What a client sees when it calls a tool over MCP: straight to the upstream (*direct*), \
-         through the gateway with recording switched off (*without ledger*; for benchmarks only), \
+         through the gateway with its ledger on a memory file system (everything is recorded, nothing waits for a disk), \
          and through the gateway as it ships (*durable ledger*): the decision is on disk before \
          the call goes on, the outcome before the answer goes back.\n\n\
          Generator, gateway and upstream share the {} cores of one host. Each call carries 1 kB of \
@@ -174,14 +174,14 @@ fn where_time_goes(page: &mut String, results: &Results) -> fmt::Result {
 
 /// Splits the median of a single call into its steps.
 fn one_in_flight(page: &mut String, results: &Results) -> fmt::Result {
-    let [direct, off, durable] = Leg::ALL.map(|leg| results.cell(leg, 1, None).p50());
+    let [direct, memory, durable] = Leg::ALL.map(|leg| results.cell(leg, 1, None).p50());
     let fsyncs = results.fsync_us().map(|us| GOAL_FSYNCS * us);
     let between = |from: Option<f64>, to: Option<f64>| from.zip(to).map(|(from, to)| to - from);
-    let ledger = between(off, durable);
+    let ledger = between(memory, durable);
     writeln!(page, "One call at a time, medians:\n\n| step | time |\n|---|---:|")?;
     for (step, time) in [
         ("the direct call", direct),
-        ("added by the gateway without ledger", between(direct, off)),
+        ("added by the gateway with its ledger in memory", between(direct, memory)),
         ("added by the durable ledger", ledger),
         ("… of which two fsyncs as measured beside it", fsyncs.filter(|_| ledger.is_some())),
         ("… of which everything else", between(fsyncs, ledger)),

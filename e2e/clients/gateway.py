@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,12 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 
 CONFIG = """
+[data_plane]
+listen = "127.0.0.1:0"
+
+[control_plane]
+listen = "127.0.0.1:0"
+
 [upstreams.everything]
 command = {everything}
 
@@ -36,14 +43,16 @@ command = {scratch}
 """
 
 SERVERS = ("everything", "everything-http", "modern", "modern-http", "files", "scratch")
+# What `countersign wrap` puts behind the gateway, under names of its own.
+WRAPPED = ("wrapped-everything", "wrapped-files", "wrapped-scratch")
 
 # Everything these servers offer is permitted but one tool; what a server asks of the client is permitted too.
-POLICY = (
-    "".join(
-        f'@id("use-{server}") permit(principal == Agent::"e2e", action in Action::"server:{server}", resource);\n'
-        for server in SERVERS
-    )
-    + '@id("no-write") forbid(principal, action == Action::"files/write_file", resource);\n'
+POLICY = "".join(
+    f'@id("use-{server}") permit(principal == Agent::"e2e", action, resource == Server::"{server}");\n'
+    for server in (*SERVERS, *WRAPPED)
+) + "".join(
+    f'@id("no-write-{server}") forbid(principal, action == Action::"{server}/write_file", resource);\n'
+    for server in ("files", "wrapped-files")
 )
 
 
@@ -133,9 +142,9 @@ class Gateway:
     url: str
     key: str
 
-    def wrap(self, command):
+    def wrap(self, name, command):
         """The command by which a stdio client reaches a server through the gateway."""
-        return (self.program, "wrap", "--dir", str(self.directory), "--", *command)
+        return (self.program, "wrap", "--dir", str(self.directory), "--name", name, "--agent", "e2e", "--", *command)
 
     def wrap_env(self):
         """The credential a wrapped client carries: it comes from the environment, never from the protocol."""
@@ -157,7 +166,7 @@ def run(command):
 def start_gateway(program, servers, processes, directories):
     """Sets Countersign up in a fresh directory, starts it and waits until it says where it listens."""
     directory = servers.work / "countersign"
-    run([program, "init", "--dir", str(directory), "--json"])
+    run([program, "init", "--dir", str(directory)])
     config = directory / "countersign.toml"
     upstreams = CONFIG.format(
         everything=json.dumps(servers.everything()),
@@ -167,11 +176,11 @@ def start_gateway(program, servers, processes, directories):
         http_port=servers.http_port,
         modern_port=servers.modern_port,
     )
-    config.write_text(config.read_text() + upstreams)
+    config.write_text(upstreams)
     policies = directory / "policies" / "policies"
     policies.mkdir(parents=True, exist_ok=True)
     (policies / "e2e.cedar").write_text(POLICY)
-    about = ["--name", "e2e", "--purpose", "end-to-end tests", "--owner", "e2e@example.org", "--environment", "dev"]
+    about = ["--name", "e2e", "--purpose", "end-to-end tests", "--owner", "e2e@example.org", "--environment", "prod"]
     added = json.loads(run([program, "agents", "add", "--dir", str(directory), *about, "--json"]))
     serve = [program, "serve", "--dir", str(directory), "--json"]
     process = processes.start("countersign", serve, stdout=subprocess.PIPE, text=True)
@@ -179,4 +188,32 @@ def start_gateway(program, servers, processes, directories):
     line = process.stdout.readline() if readable else ""
     if not line:
         raise SystemExit(f"countersign did not start; see {processes.logs / 'countersign.log'}")
-    return Gateway(program, directory, json.loads(line)["data_plane"].rstrip("/"), added["key"])
+    url = json.loads(line)["data_plane"].rstrip("/")
+    gateway = Gateway(program, directory, url if "://" in url else f"http://{url}", added["key"])
+    for server in SERVERS:
+        wait_for_tools(f"{gateway.url}/mcp/{server}", gateway.key)
+    return gateway
+
+
+def wait_for_tools(url, key):
+    """Waits until the gateway has pinned a server's tools and lists them."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    headers = {
+        "Authorization": f"Bearer {key}",
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "tools/list",
+    }
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as response:
+            if json.load(response)["result"]["tools"]:
+                return
+        time.sleep(0.1)
+    raise SystemExit(f"{url} lists no tools within {START_SECONDS} s")

@@ -217,8 +217,9 @@ def gateway_places(gateway, servers, directories):
         return Place(f"/mcp {server}", Endpoint(f"{gateway.url}/mcp", gateway.key), server, **names, **more)
 
     def wrapped(server, command, **more):
-        endpoint = Endpoint(stdio=gateway.wrap(command), env=gateway.wrap_env())
-        return Place(f"wrap {server}", endpoint, None, **more)
+        name = f"wrapped-{server}"
+        endpoint = Endpoint(stdio=gateway.wrap(name, command), env=gateway.wrap_env())
+        return Place(f"wrap {server}", endpoint, name, **more)
 
     def disk(name):
         return {"directory": directories[name], "may_write": name != "files"}

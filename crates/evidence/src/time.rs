@@ -41,7 +41,9 @@ pub fn duration(ms: i64) -> String {
     match ms {
         ..1_000 => format!("{ms} ms"),
         1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        60_000.. => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
+        60_000..3_600_000 => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
+        3_600_000..172_800_000 => format!("{} h {} min", ms / 3_600_000, ms % 3_600_000 / 60_000),
+        172_800_000.. => format!("{} days", ms / 86_400_000),
     }
 }
 
@@ -99,8 +101,8 @@ mod tests {
         assert_eq!(spoken(ms), "Sunday, 15 March 2026 at 03:00:07.142 UTC");
         assert_eq!(weekday(ms), "Sunday");
         assert_eq!(
-            [duration(999), duration(3_210), duration(125_000)],
-            ["999 ms", "3.2 s", "2 min 5 s"]
+            [999, 3_210, 125_000, 3_660_000, 259_200_000].map(duration),
+            ["999 ms", "3.2 s", "2 min 5 s", "1 h 1 min", "3 days"]
         );
     }
 }

@@ -105,7 +105,8 @@ impl Rules {
     ///
     /// As [`Rules::load`].
     pub fn reload(&self) -> Result<(), RulesError> {
-        let environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Held to the end: of two reloads at once, the one that read less must not come last.
+        let environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = load(&self.policies, &self.pins, &environments)?;
         let live = Arc::clone(&self.current.load().live);
         self.current.store(Arc::new(Current { bundle, live }));

@@ -97,7 +97,7 @@ fn next_steps(paths: &Paths, vkey: &str) -> String {
   4. Permit the role a tool in {policies}/policies/30-permits.cedar, then:
        countersign policy check && countersign policy reload
   5. Point the agent at http://127.0.0.1:7700/mcp with its key, and see what it does:
-       countersign records --help
+       countersign records query
 
 Give auditors the log's verifier key: {vkey}",
         root = paths.root.display(),

@@ -1,5 +1,6 @@
 //! `countersign records`: search the ledger, or watch it grow.
 
+use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -171,7 +172,7 @@ async fn query(reader: &Reader, args: QueryArgs) -> anyhow::Result<()> {
     let count = match (json, csv) {
         (true, _) => print_json(&mut rows, limit, &mut out).await?,
         (_, true) => print_csv(&mut rows, limit, &mut out).await?,
-        _ => print_table(&mut rows, limit, &mut out).await?,
+        _ => print_table(&mut rows, limit, &names(reader).await?, &mut out).await?,
     };
     out.flush()?;
     let more = count == limit && rows.next().await?.is_some();
@@ -245,7 +246,7 @@ async fn print_table(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> a
         if count == 0 {
             writeln!(out, "{}", head())?;
         }
-        writeln!(out, "{}", row(&record))?;
+        writeln!(out, "{}", row(&record, names))?;
         count += 1;
     }
     Ok(count)
@@ -265,7 +266,7 @@ fn head() -> String {
 }
 
 /// Shows a record in the table; the id is that of the call, as `show` and `why` take it.
-fn row(record: &Record) -> String {
+fn row(record: &Record, names: &HashMap<String, String>) -> String {
     let text = |name: &str| record.text(name).unwrap_or_default();
     let at = utc(record.time_ms()).replace('T', " ").chars().take(19).collect();
     let result = match record.kind() {
@@ -275,7 +276,7 @@ fn row(record: &Record) -> String {
         kind => kind.to_owned(),
     };
     let agent = match text("agent_name") {
-        "" => text("agent"),
+        "" => names.get(text("agent")).map_or(text("agent"), String::as_str),
         name => name,
     };
     let tool = match (text("tool"), text("method")) {
@@ -304,6 +305,7 @@ fn line(cells: [String; 5], id: &str) -> String {
 async fn tail(reader: &Reader, args: &TailArgs) -> anyhow::Result<()> {
     let size = reader.size().await?;
     let mut next = size.saturating_sub(u64::from(args.last));
+    let mut known = names(reader).await?;
     let terminal = io::stdout().is_terminal();
     if !args.json && terminal {
         writeln!(io::stdout(), "{}", head())?;
@@ -311,14 +313,14 @@ async fn tail(reader: &Reader, args: &TailArgs) -> anyhow::Result<()> {
     loop {
         let records = reader.range(LeafIndex(next), PAGE).await?;
         let found = records.len();
+        if records.iter().any(|record| record.leaf.get("kind").is_some_and(|kind| kind == "change"))
+        {
+            known = names(reader).await?;
+        }
         for record in records.into_iter().map(Record::from) {
             next = record.index() + 1;
-            let mut out = io::stdout().lock();
-            if args.json {
-                writeln!(out, "{}", json(&record))?;
-            } else {
-                writeln!(out, "{}", row(&record))?;
-            }
+            let line = if args.json { json(&record).to_string() } else { row(&record, &known) };
+            writeln!(io::stdout(), "{line}")?;
         }
         match (found, args.follow) {
             (0, false) => return Ok(()),
@@ -342,7 +344,7 @@ mod tests {
         let leaf = serde_json::json!({"kind": "decision", "record_id": id, "decision": "deny",
             "time": {"ms": 1_773_543_607_142_u64, "n": 0}, "agent_name": "a-very-long-agent-name-indeed",
             "tool": "crm/delete\u{1b}[2J_everything_at_once", "rules": ["no-deletion-at-night", "b", "c"]});
-        let row = row(&record(&leaf));
+        let row = row(&record(&leaf), &HashMap::new());
         assert_eq!(
             row,
             "2026-03-15 03:00:07  deny           a-very-long-a…  crm/delete\\u{1b}…  no-dele…+2   01900000-0000-7000-8000-000000000001"
@@ -361,8 +363,10 @@ mod tests {
             (serde_json::json!({"kind": "auth", "result": "rejected"}), "auth rejected"),
             (serde_json::json!({"kind": "change", "action": "disabled"}), "change"),
             (serde_json::json!({"kind": "heartbeat"}), "heartbeat"),
+            (serde_json::json!({"kind": "auth", "agent": "0191"}), "janitor"),
         ] {
-            let row = row(&record(&leaf));
+            let names = HashMap::from([("0191".to_owned(), "janitor".to_owned())]);
+            let row = row(&record(&leaf), &names);
             assert!(row.contains(expected), "{row}");
         }
     }

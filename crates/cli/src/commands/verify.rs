@@ -14,7 +14,6 @@ use countersign_ledger::verify::{Problem, Progress, Report, VerifyOptions, verif
 use countersign_ledger::{Checkpoint, LeafIndex, VerifierKey};
 use countersign_store::fsck;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::records::{log_key, read, whole_or_cut};
@@ -76,19 +75,6 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     whole_or_cut(printed.map(|()| code).map_err(Into::into)).map(|_| code)
 }
 
-/// Checks an installation's own log and database.
-///
-/// # Errors
-/// Names the first bad place.
-pub(crate) async fn installation(paths: &Paths) -> anyhow::Result<Installation> {
-    let options = VerifyOptions { keys: vec![log_key(paths)?], ..VerifyOptions::default() };
-    match check_installation(paths, &options).await? {
-        Found::Installation(sound) => Ok(*sound),
-        Found::Bad(problem) => Err(problem.into()),
-        Found::Log(_) | Found::Record(_) => bail!("the database was not checked"),
-    }
-}
-
 /// What a check found.
 enum Found {
     Log(Box<Report>),
@@ -98,10 +84,8 @@ enum Found {
 }
 
 /// An installation in which everything holds.
-#[derive(Debug, Serialize)]
-pub(crate) struct Installation {
+struct Installation {
     log: Report,
-    #[serde(serialize_with = "database")]
     database: fsck::Report,
 }
 
@@ -240,10 +224,6 @@ impl Display for Installation {
         print_store(&self.database, f)?;
         writeln!(f, "OK: log and database hold what was signed, unchanged and in order")
     }
-}
-
-fn database<S: serde::Serializer>(store: &fsck::Report, to: S) -> Result<S::Ok, S::Error> {
-    store_json(store).serialize(to)
 }
 
 fn store_json(store: &fsck::Report) -> Value {

@@ -50,14 +50,6 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     whole_or_cut(printed.map(|()| ExitCode::SUCCESS).map_err(Into::into))
 }
 
-/// Explains a record.
-pub(crate) async fn explain(paths: &Paths, id: &str) -> anyhow::Result<Why> {
-    let reader = open(paths).await?;
-    let why = Why::of(&gather(&reader, find(&reader, id).await?, &log_key(paths)?).await?);
-    reader.close().await;
-    Ok(why)
-}
-
 async fn wanted(reader: &Reader, args: &Args) -> anyhow::Result<Record> {
     match (&args.id, &args.tool, args.at) {
         (Some(id), ..) => Ok(find(reader, id).await?),

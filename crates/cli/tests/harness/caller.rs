@@ -15,7 +15,7 @@ pub(crate) struct Caller {
 }
 
 /// What came back for one call.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Answer {
     /// The HTTP status.
     pub(crate) status: u16,
@@ -45,7 +45,12 @@ impl Caller {
     }
 
     /// Calls the tool `echo`. An error is a connection that broke before the answer was complete.
-    pub(crate) async fn echo(&self, url: &str, text: &str, idempotency_key: &str) -> Result<Answer, String> {
+    pub(crate) async fn echo(
+        &self,
+        url: &str,
+        text: &str,
+        idempotency_key: &str,
+    ) -> Result<Answer, String> {
         let meta = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientCapabilities": {},

@@ -96,7 +96,8 @@ pub(crate) fn reached(upstream: &FakeUpstream) -> Vec<Reached> {
 pub(crate) fn verify(data: &Path) -> Result<Report, String> {
     let keys = vec![vkey(data)];
     let options = VerifyOptions { keys, ..VerifyOptions::default() };
-    verify_log(&PublishedLog::new(data), &options, &mut |_| {}).map_err(|problem| problem.to_string())
+    verify_log(&PublishedLog::new(data), &options, &mut |_| {})
+        .map_err(|problem| problem.to_string())
 }
 
 /// The public key of the log.
@@ -107,7 +108,8 @@ pub(crate) fn vkey(data: &Path) -> VerifierKey {
 
 /// Checks the stopped ledger: the published log as an auditor would, and the database behind it.
 pub(crate) async fn sound(data: &Path) -> Report {
-    let report = verify(data).unwrap_or_else(|problem| panic!("the log does not verify: {problem}"));
+    let report =
+        verify(data).unwrap_or_else(|problem| panic!("the log does not verify: {problem}"));
     let checked = fsck::check(data, None, &mut |_, _| {}).await;
     let checked = checked.unwrap_or_else(|problem| panic!("the database is not sound: {problem}"));
     assert_eq!(checked.leaves, report.size.0, "a clean stop publishes everything");

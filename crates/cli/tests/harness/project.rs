@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use countersign_testkit::FakeUpstream;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_countersign");
@@ -28,7 +27,7 @@ pub(crate) struct Project {
 
 impl Project {
     /// Makes an installation in an existing empty folder, and pins the tools of its server.
-    pub(crate) async fn new(root: &Path, upstream: &FakeUpstream) -> Self {
+    pub(crate) async fn new(root: &Path, upstream: &str) -> Self {
         let mut project = Self { root: root.to_owned(), key: String::new() };
         project.run(&["init"]);
         project.use_upstream(upstream);
@@ -43,12 +42,11 @@ impl Project {
         project
     }
 
-    /// Points the configuration at an upstream; the next start of the gateway reads it.
-    pub(crate) fn use_upstream(&self, upstream: &FakeUpstream) {
+    /// Points the configuration at a server; the next start of the gateway reads it.
+    pub(crate) fn use_upstream(&self, url: &str) {
         let config = format!(
             "[data_plane]\nlisten = \"127.0.0.1:0\"\n\n[control_plane]\nlisten = \"127.0.0.1:0\"\n\n\
-             [upstreams.{SERVER}]\nurl = \"{}\"\n",
-            upstream.url()
+             [upstreams.{SERVER}]\nurl = \"{url}\"\n"
         );
         std::fs::write(self.root.join("countersign.toml"), config).unwrap();
     }

@@ -27,3 +27,9 @@ impl Random {
         (z ^ (z >> 31)) % bound
     }
 }
+
+/// Says what a run covered; unlike `println!` it is shown for tests that pass, too.
+pub(crate) fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

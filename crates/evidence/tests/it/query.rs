@@ -188,3 +188,24 @@ async fn finds_the_decision_nearest_to_a_time() {
     assert_eq!(last.id(), decisions.first().unwrap().id());
     assert_eq!(nearest(&reader, "crm/refund", START_MS).await.unwrap(), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_ends_while_records_are_written() {
+    let world = std::sync::Arc::new(World::new().await);
+    let writing = {
+        let world = std::sync::Arc::clone(&world);
+        tokio::spawn(async move {
+            loop {
+                world.auth("rejected").await;
+            }
+        })
+    };
+    let reader = world.reader().await;
+    for _ in 0..50 {
+        let limit = std::time::Duration::from_secs(30);
+        let filter = Filter { kind: Some("change".into()), ..Filter::default() };
+        let changes = tokio::time::timeout(limit, found(&reader, filter)).await;
+        assert_eq!(changes.expect("the query ends").len(), 3);
+    }
+    writing.abort();
+}

@@ -1,7 +1,11 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use countersign_decision::Recorded;
 use countersign_evidence::case::find;
+use countersign_evidence::query::{Filter, Rows};
 use countersign_evidence::replay::{Change, Outcome, Replayed, Replayer};
-use countersign_model::{Mode, Verdict};
+use countersign_model::{Facts, Mode, Verdict};
 use serde_json::json;
 
 use crate::world::{POLICIES, World, draft, files};
@@ -12,27 +16,38 @@ async fn replay(world: &World, id: impl ToString, policies: Option<&str>) -> Rep
     Replayer::new(&reader, policies.map(files)).replay(&record).await.unwrap()
 }
 
+/// A call that is allowed, denied, held, refused by its schema, or unknown, depending on `n`.
+fn varied(world: &World, n: usize) -> Facts {
+    let (agent, person) = (n % 2, format!("person-{}@example.com", n % 7));
+    match n % 5 {
+        0 => world.facts(agent, &person, "crm/query", json!({"text": format!("row {n}")})),
+        1 | 2 => world.facts(agent, &person, "crm/refund", json!({"amount": n % 211})),
+        3 => world.facts(agent, &person, "crm/refund", json!({})),
+        _ => world.facts(agent, &person, "crm/none", json!({"n": n})),
+    }
+}
+
 #[tokio::test]
-async fn r_033_every_recorded_decision_matches() {
-    let world = World::new().await;
+async fn r_033_a_thousand_recorded_decisions_match() {
+    let world = Arc::new(World::new().await);
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..1_000 {
+        let world = Arc::clone(&world);
+        calls.spawn(async move { world.call(&varied(&world, n), None).await });
+    }
+    calls.join_all().await;
     let reader = world.reader().await;
-    let mut ids = Vec::new();
-    for amount in [10, 60, 200] {
-        let facts = world.facts(0, "ada@example.com", "crm/refund", json!({"amount": amount}));
-        ids.push(world.call(&facts, None).await);
-    }
-    for (tool, arguments) in
-        [("crm/wipe", json!({"all": true})), ("crm/refund", json!({})), ("crm/none", json!({}))]
-    {
-        let facts = world.facts(1, "ada@example.com", tool, arguments);
-        ids.push(world.call(&facts, None).await);
-    }
+    let filter = Filter { kind: Some("decision".into()), ..Filter::default() };
+    let mut rows = Rows::open(&reader, filter).await.unwrap();
     let mut replayer = Replayer::new(&reader, None);
-    for id in ids {
-        let record = find(&reader, &id.to_string()).await.unwrap();
+    let mut verdicts = BTreeMap::<String, u32>::new();
+    while let Some(record) = rows.next().await.unwrap() {
         let replayed = replayer.replay(&record).await.unwrap();
         assert_eq!(replayed.result, Outcome::Match, "{replayed:?}");
+        *verdicts.entry(record.result().to_owned()).or_default() += 1;
     }
+    assert_eq!(verdicts.values().sum::<u32>(), 1_000);
+    assert_eq!(verdicts.len(), 3, "{verdicts:?}");
 }
 
 #[tokio::test]
