@@ -182,7 +182,7 @@ def start_gateway(program, servers, processes, directories):
     (policies / "e2e.cedar").write_text(POLICY)
     about = ["--name", "e2e", "--purpose", "end-to-end tests", "--owner", "e2e@example.org", "--environment", "prod"]
     added = json.loads(run([program, "agents", "add", "--dir", str(directory), *about, "--json"]))
-    serve = [program, "serve", "--dir", str(directory), "--json"]
+    serve = [program, "serve", "--dir", str(directory), "--json", "-v"]
     process = processes.start("countersign", serve, stdout=subprocess.PIPE, text=True)
     readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
     line = process.stdout.readline() if readable else ""

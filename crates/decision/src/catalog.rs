@@ -107,6 +107,8 @@ pub(crate) fn load(files: &BundleFiles, found: &mut Vec<Diagnostic>) -> Vec<Serv
             Err(fault) => found.push(fault),
         }
     }
+    // By file name, `crm-eu.toml` comes before `crm.toml`.
+    servers.sort_by(|a: &Server, b| a.name.cmp(&b.name));
     for (stem, (path, _)) in inventories {
         let help = format!("add `manifests/{stem}.toml` with `environment = \"…\"`");
         found.push(Diagnostic::error(&path, format!("server `{stem}` has no manifest")).help(help));

@@ -36,14 +36,6 @@ pub enum EvidenceError {
         "`{0}` is not a time; write 2026-03-15T03:00:00Z, 2026-03-15T03:00:00+01:00 or 2026-03-15"
     )]
     BadTime(String),
-    /// The private fields cannot be read any more.
-    #[error("the private fields of record `{id}` are closed: {reason}")]
-    Closed {
-        /// The record.
-        id: String,
-        /// Why they are closed.
-        reason: String,
-    },
     /// A record file cannot be read.
     #[error("it is not a record file: {0}")]
     MalformedFile(String),

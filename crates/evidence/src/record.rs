@@ -116,10 +116,7 @@ impl Record {
 
 impl From<countersign_store::Record> for Record {
     fn from(record: countersign_store::Record) -> Self {
-        let fields = match record.leaf {
-            Value::Object(fields) => fields,
-            _ => Map::new(),
-        };
+        let fields = if let Value::Object(fields) = record.leaf { fields } else { Map::new() };
         Self { index: record.index.0, body: record.body, fields }
     }
 }

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn say(leaf: Value) -> String {
+    fn say(leaf: &Value) -> String {
         let record = Record::parse(0, leaf.to_string().into_bytes()).unwrap();
         sentence(&record, (record.kind() == "decision").then_some("ada@example.com"))
     }
@@ -185,7 +185,7 @@ mod tests {
             json!({"kind": "heartbeat"}),
         ]
         .into_iter()
-        .map(say)
+        .map(|leaf| say(&leaf))
         .collect();
         insta::assert_snapshot!(all.join("\n"), @r##"
 `billing-bot` for ada@example.com asked for `crm/refund`: allowed by `allow-crm`.

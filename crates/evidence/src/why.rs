@@ -276,7 +276,7 @@ fn describe(policy: &PolicyInfo) -> String {
     };
     let mode = match policy.mode {
         Mode::Enforce => String::new(),
-        mode => format!(", mode {mode}"),
+        mode @ (Mode::Warn | Mode::Observe) => format!(", mode {mode}"),
     };
     format!("rule `{}` ({effect}{mode}, {}:{})", policy.id, policy.file, policy.line)
 }
@@ -313,7 +313,7 @@ fn what_came(case: &Case) -> String {
     if case.outcomes.is_empty() {
         return " No outcome is recorded yet.".to_owned();
     }
-    case.outcomes.iter().map(|outcome| came(outcome)).collect()
+    case.outcomes.iter().map(came).collect()
 }
 
 fn came(outcome: &Opened) -> String {

@@ -1,19 +1,21 @@
 //! From a permit to an answer: sending the call, passing on what comes in between, asking the client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_model::{Facts, OutcomeStatus, RecordId};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::envelope::{Edit, edit_object, member, members, string};
-use crate::limits::{CANCEL_GRACE, INPUT_ROUNDS_MAX};
+use crate::limits::{CANCEL_GRACE, INPUT_ROUNDS_MAX, SUBSCRIBE_TIMEOUT};
 use crate::mcp::link::{Link, NoAnswer, Question};
 use crate::mcp::{self, Context, raw};
 use crate::permit::Permit;
 use crate::pipeline::{CallRequest, Pipeline};
 use crate::questions::{self, Asked};
+use crate::refusal::{RpcError, code};
 use crate::upstream::{Event, Exchange, Request, Session, UpstreamError};
 
 /// What became of a forwarded call.
@@ -84,6 +86,13 @@ impl Call<'_> {
             Ok(session) => session,
             Err(error) => return not_sent(&error),
         };
+        match self.request.method {
+            "resources/subscribe" if session.era().is_modern() => {
+                return self.subscribe(permit, &session).await;
+            }
+            "resources/unsubscribe" if session.era().is_modern() => return self.unsubscribe(),
+            _ => {}
+        }
         let mut params = self.params(&session);
         let mut permit = permit;
         for _ in 0..INPUT_ROUNDS_MAX {
@@ -120,7 +129,8 @@ impl Call<'_> {
             edits.push(Edit::set(&["_meta", mcp::LOG_LEVEL], level));
         }
         let params = &self.request.params;
-        let inner = ["requestState", "inputResponses"].map(|name| [name]);
+        // Answers and state belong to later rounds; `task` asks for what the gateway does not offer.
+        let inner = ["requestState", "inputResponses", "task"].map(|name| [name]);
         edits.extend(inner.iter().map(|path| Edit::remove(path)));
         edit_object(params, &edits).unwrap_or_else(|_| params.clone())
     }
@@ -171,10 +181,7 @@ impl Call<'_> {
                         return Round::Over(Forwarded::Lost("the server went away".into()));
                     }
                 }
-                Event::Result(result) if is_input_required(&result) => {
-                    return Round::InputRequired(result);
-                }
-                Event::Result(result) => return Round::Over(Forwarded::Result(result)),
+                Event::Result(result) => return over(result),
                 Event::Error(error) => return Round::Over(Forwarded::Error(error)),
                 Event::Lost { reason, sent } => {
                     let reason = if cancelled_at.is_some() {
@@ -209,9 +216,55 @@ impl Call<'_> {
         }
     }
 
-    /// Asks the client.
+    /// Asks the client, if it declared that it can be asked.
     pub(crate) async fn ask(&self, questions: &[Question]) -> Result<Box<RawValue>, NoAnswer> {
+        let declared = &self.context.profile().capabilities;
+        let undeclared = questions.iter().find(|question| {
+            let capability = question.method.split('/').next().unwrap_or_default();
+            member(declared, capability).is_none()
+        });
+        if let Some(question) = undeclared {
+            let text = format!("the client did not declare that it answers `{}`", question.method);
+            let error = RpcError::new(code::METHOD_NOT_FOUND, text);
+            return Err(NoAnswer::Error(raw(error.to_json().to_string())));
+        }
         self.link.ask(questions).await
+    }
+
+    /// Subscribes to a resource at a server of the stateless era: an open `subscriptions/listen`
+    /// stands in for the subscription, and what comes on it goes to the session's stream.
+    async fn subscribe(&self, permit: Permit, session: &Arc<Session>) -> Forwarded {
+        let (Some(client), Some(uri)) = (self.link.session(), self.request.target.as_deref()) else {
+            return Forwarded::NotSent("there is no session to subscribe for".into());
+        };
+        let params = json!({"notifications": {"resourceSubscriptions": [uri]}});
+        let listen = Request::new("subscriptions/listen", raw(params.to_string()));
+        let mut exchange = match session.call(permit, listen).await {
+            Ok(exchange) => exchange,
+            Err(error) => return not_sent(&error),
+        };
+        match tokio::time::timeout(SUBSCRIBE_TIMEOUT, exchange.next()).await {
+            Ok(Event::Notification { .. }) => {
+                let server = &self.request.server;
+                if client.subscribed(server, uri, |ended| {
+                    mcp::relay_updates(self.context, client, server, exchange, ended);
+                }) {
+                    Forwarded::Result(raw("{}".into()))
+                } else {
+                    Forwarded::Lost("the session has too many subscriptions".into())
+                }
+            }
+            Ok(Event::Error(error)) => Forwarded::Error(error),
+            Ok(_) | Err(_) => Forwarded::Lost("the server did not acknowledge".into()),
+        }
+    }
+
+    /// Ends a subscription that [`Self::subscribe`] made.
+    fn unsubscribe(&self) -> Forwarded {
+        if let (Some(client), Some(uri)) = (self.link.session(), &self.request.target) {
+            client.unsubscribed(&self.request.server, uri);
+        }
+        Forwarded::Result(raw("{}".into()))
     }
 
     /// Returns the id of the call's decision.
@@ -235,12 +288,16 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Tells whether a result asks for input. The text is searched first: almost no result does.
-fn is_input_required(result: &RawValue) -> bool {
-    result.get().contains("\"input_required\"")
-        && member(result, "resultType")
-            .and_then(|raw| string(raw).ok())
-            .is_some_and(|kind| kind == "input_required")
+/// Tells what a result means for the call (MCP 2026-07-28, `resultType`).
+fn over(result: Box<RawValue>) -> Round {
+    let kind = member(&result, "resultType").and_then(|raw| string(raw).ok());
+    match kind.as_deref() {
+        None | Some("complete") => Round::Over(Forwarded::Result(result)),
+        Some("input_required") => Round::InputRequired(result),
+        Some(other) => Round::Over(Forwarded::Lost(format!(
+            "the server answered with a result of type `{other}`, which is not passed on"
+        ))),
+    }
 }
 
 /// Gives the parameters of the next round: the answers, and the server's own state, byte for byte.

@@ -42,5 +42,8 @@ pub const PIN_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 pub const CLAIM_BYTES_MAX: usize = 256;
 /// Time that running calls have to end when the gateway stops.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-/// Resource URIs that one subscription may name.
+/// How long a server has to acknowledge a subscription.
+pub const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Resource URIs that one subscription may name, and that one legacy session may subscribe to at
+/// servers of the stateless era.
 pub const SUBSCRIBED_URIS_MAX: usize = 256;

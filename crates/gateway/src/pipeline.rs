@@ -224,8 +224,8 @@ impl Pipeline {
     ) -> Result<(), NotRecorded> {
         let id = RecordId((self.ids)());
         let duration_ms = self.clock.now_ms().saturating_sub(facts.at.0);
-        let draft = records::outcome(id, facts, status, detail, duration_ms);
-        let result = answer.map(|raw| raw.get().to_owned());
+        let draft = records::outcome(id, facts, status, detail, answer, duration_ms);
+        let result = answer.filter(|_| facts.call.keyed).map(|raw| raw.get().to_owned());
         let outcome = Outcome { evaluation_id: facts.evaluation_id, draft, status, result };
         self.store.commit_outcome(outcome).await.map(drop).map_err(|_| NotRecorded)
     }

@@ -3,12 +3,14 @@
 //! A server that asks is an untrusted party speaking to a user or a model, so each question is a
 //! decision of its own, recorded with the call as its parent.
 
+use std::borrow::Cow;
+
 use countersign_decision::decide;
 use countersign_model::{CallFacts, Decision, Facts, OutcomeStatus, RecordId, Verdict};
 use serde_json::value::RawValue;
 use serde_json::json;
 
-use crate::envelope::member;
+use crate::envelope::{member, string};
 use crate::forward::{Call, input_requests};
 use crate::mcp::link::{NoAnswer, Question};
 use crate::mcp::{object, raw};
@@ -108,7 +110,13 @@ pub(crate) async fn input_required(
         let answer = responses.as_ref().ok().map(AsRef::as_ref);
         settle(call, facts, answer).await.map_err(|_| "the answer could not be recorded")?;
     }
-    let responses = responses.map_err(|_| "the client did not answer")?;
+    let responses = responses.map_err(|missing| match missing {
+        NoAnswer::Error(error) => {
+            let text = member(&error, "message").and_then(|raw| string(raw).ok());
+            text.map_or_else(|| "the client refused".into(), Cow::into_owned)
+        }
+        NoAnswer::Gone => "the client did not answer".into(),
+    })?;
     Ok(Asked { responses: Some(merge(&responses, answers)) })
 }
 

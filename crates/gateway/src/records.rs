@@ -1,6 +1,7 @@
 //! Drafts of the records that a call leaves.
 
 use countersign_model::{Decision, Draft, Facts, Kind, OutcomeStatus, ReasonCode, RecordId, Verdict};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// Values that a leaf lists at most; more are cut, with a count.
@@ -49,13 +50,19 @@ pub(crate) fn outcome(
     facts: &Facts,
     status: OutcomeStatus,
     detail: Option<&str>,
+    answer: Option<&RawValue>,
     duration_ms: i64,
 ) -> Draft {
-    call_fields(Draft::new(record_id, Kind::Outcome), facts)
+    let draft = call_fields(Draft::new(record_id, Kind::Outcome), facts)
         .with("parent", facts.evaluation_id.to_string())
         .with("outcome", status.as_str())
         .with("duration_ms", duration_ms)
-        .with_some("detail", detail)
+        .with_some("detail", detail);
+    match answer {
+        // As text: the exact bytes are the evidence.
+        Some(answer) => draft.sealed("result", answer.get()),
+        None => draft,
+    }
 }
 
 /// Adds the public fields that every record of a call has, so that each can be found by them.

@@ -1,10 +1,11 @@
 //! What one transaction of the writer does, record by record.
 
+use std::collections::HashMap;
+
 use countersign_ledger::hash::sha256;
 use countersign_ledger::limits::ENTRY_BYTES_MAX;
 use countersign_ledger::{Frontier, Hash, LeafIndex, leaf_hash};
 use countersign_model::{AgentId, OutcomeStatus, ReasonCode, RecordId};
-use serde_json::{Map, Value, json};
 use sqlx::{Row as _, SqliteConnection};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::clock::Hlc;
 use crate::db::{Column, int, row_sum};
 use crate::effect::{self, Effect};
 use crate::intent::{Appended, DenialFields};
-use crate::prepare::{Prepared, SealedRow};
+use crate::prepare::{Place, Prepared, SealedRow};
 use crate::rows::{LeafRow, Rows};
 
 /// One record for the writer, with what else belongs into its transaction.
@@ -43,6 +44,14 @@ impl Job {
             Work::Intent { .. } | Work::Record(_) => None,
         };
         Self { prepared, work: Some(work), deadline, reply, is_intent, settles }
+    }
+
+    /// Returns the open call that the job ends.
+    pub(crate) fn ends(&self) -> Option<RecordId> {
+        match &self.work {
+            Some(Work::Outcome(end)) if end.from == OPEN => Some(end.call),
+            _ => None,
+        }
     }
 
     /// Returns the call that the job permits.
@@ -102,8 +111,15 @@ pub(crate) struct Batch<'a> {
     pub(crate) now: i64,
     pub(crate) head: Head,
     pub(crate) bytes: usize,
+    /// Calls that end in this batch, taken off the open ones, and whether each claimed a key.
+    ending: HashMap<RecordId, bool>,
     rows: Rows,
 }
+
+/// State of a call that waits for its outcome.
+const OPEN: &str = "open";
+/// Calls that one statement takes off the open ones.
+const TAKEN_AT_ONCE: usize = 16;
 
 type Refusable<T> = Result<Result<T, StoreError>, sqlx::Error>;
 
@@ -116,7 +132,8 @@ impl<'a> Batch<'a> {
         now: i64,
         head: Head,
     ) -> Self {
-        Self { tx, tenant, replica, now, head, bytes: 0, rows: Rows::default() }
+        let (ending, rows) = (HashMap::new(), Rows::default());
+        Self { tx, tenant, replica, now, head, bytes: 0, ending, rows }
     }
 }
 
@@ -179,7 +196,9 @@ impl Batch<'_> {
                 }
             }
         };
-        prepared.public = (claim.denial)(&code);
+        if let Err(error) = prepared.set_public((claim.denial)(&code)) {
+            return Ok(Some(Err(error)));
+        }
         let place = self.append(prepared).await?;
         Ok(Some(place.map(|place| Done::Refused { code, first, place })))
     }
@@ -196,21 +215,52 @@ impl Batch<'_> {
         Ok(row.is_some())
     }
 
-    async fn outcome(&mut self, prepared: &mut Prepared, end: Settlement) -> Refusable<Done> {
+    /// Takes calls that are about to end off the open ones, a few dozen per statement: a statement for
+    /// each would cost more than everything else that an outcome needs.
+    pub(crate) async fn take_open(&mut self, calls: &[RecordId]) -> Result<(), sqlx::Error> {
+        for some in calls.chunks(TAKEN_AT_ONCE) {
+            let mut query = sqlx::query(
+                "DELETE FROM open_call WHERE tenant = ? AND state = 'open'
+                 AND record IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                 RETURNING record, claimed",
+            )
+            .bind(self.tenant);
+            let padding = some.first().into_iter().cycle().take(TAKEN_AT_ONCE - some.len());
+            for call in some.iter().chain(padding) {
+                query = query.bind(record_bytes(*call));
+            }
+            for row in query.fetch_all(&mut *self.tx).await? {
+                let record: Vec<u8> = row.try_get(0)?;
+                let call = record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
+                self.ending.insert(call, row.try_get::<i64, _>(1)? == 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one call out of the state that it must be in; returns whether it claimed a key.
+    async fn take(&mut self, call: RecordId, from: &str) -> Result<Option<bool>, sqlx::Error> {
         let row = sqlx::query(
             "DELETE FROM open_call WHERE tenant = $1 AND record = $2 AND state = $3
              RETURNING claimed",
         )
         .bind(self.tenant)
-        .bind(record_bytes(end.call))
-        .bind(end.from)
+        .bind(record_bytes(call))
+        .bind(from)
         .fetch_optional(&mut *self.tx)
         .await?;
-        let Some(row) = row else {
+        row.map(|row| Ok(row.try_get::<i64, _>(0)? == 1)).transpose()
+    }
+
+    async fn outcome(&mut self, prepared: &mut Prepared, end: Settlement) -> Refusable<Done> {
+        let claimed = match self.ending.remove(&end.call) {
+            Some(claimed) if end.from == OPEN => Some(claimed),
+            _ => self.take(end.call, end.from).await?,
+        };
+        let Some(claimed) = claimed else {
             let reason = format!("call `{}` is not {}: it has an outcome", end.call, end.from);
             return Ok(Err(StoreError::invalid(reason)));
         };
-        let claimed = row.try_get::<i64, _>(0)? == 1;
         if end.status == OutcomeStatus::Unknown {
             self.rows.open_calls.push((end.call, "unknown", claimed));
         }
@@ -237,13 +287,16 @@ impl Batch<'_> {
     /// Gives a record its place; [`Batch::finish`] writes it.
     async fn append(&mut self, prepared: &mut Prepared) -> Refusable<Appended> {
         let time = self.head.time.next(self.now);
-        let body = match self.body(prepared, time) {
-            Ok(body) if body.len() <= ENTRY_BYTES_MAX => body,
-            Ok(body) => {
-                return Ok(Err(StoreError::TooLarge { bytes: body.len(), max: ENTRY_BYTES_MAX }));
-            }
-            Err(error) => return Ok(Err(error)),
-        };
+        let body = prepared.leaf(&Place {
+            replica: self.replica,
+            epoch: self.head.epoch,
+            seq: self.head.seq,
+            prev: self.head.prev,
+            time,
+        });
+        if body.len() > ENTRY_BYTES_MAX {
+            return Ok(Err(StoreError::TooLarge { bytes: body.len(), max: ENTRY_BYTES_MAX }));
+        }
         let hash = leaf_hash(&body);
         let index = self.head.frontier.size().0;
         if let Some(subject) = prepared.subject() {
@@ -260,20 +313,6 @@ impl Batch<'_> {
         self.head.time = time;
         self.rows.leaves.push(LeafRow { index, seq, record, kind, prev, body, hash });
         Ok(Ok(Appended { record_id: record, index: LeafIndex(index), leaf_hash: hash }))
-    }
-
-    fn body(&self, prepared: &Prepared, time: Hlc) -> Result<Vec<u8>, StoreError> {
-        let mut leaf: Map<String, Value> = prepared.base.clone();
-        leaf.extend(prepared.public.clone());
-        let gw = json!({
-            "replica": self.replica,
-            "epoch": self.head.epoch,
-            "seq": self.head.seq,
-            "prev": self.head.prev.to_base64url(),
-        });
-        leaf.insert("gw".to_owned(), gw);
-        leaf.insert("time".to_owned(), json!({ "ms": time.ms, "n": time.n }));
-        crate::prepare::canonical(&Value::Object(leaf))
     }
 
     /// Writes the records and the right edge that the batch leaves behind.

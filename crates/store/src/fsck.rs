@@ -3,11 +3,12 @@
 //! One read transaction sees the database as of one moment; a gateway may write meanwhile. Checked are:
 //! every row of every table; leaf hashes, streams, the tree and its checkpoints; sealed sections against
 //! the digests in their leaves, if the keystore is at hand; claims and open calls against the outcomes;
-//! the published log; the signer's memory; SQLite's own structures.
+//! the published log; the signer's memory; SQLite's own structures; the schema with its triggers.
 
 mod joins;
 mod ledger;
 mod rows;
+mod schema;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -120,6 +121,7 @@ pub async fn check(
     check.compare_roots(&claims)?;
     check.joins(&known).await?;
     check.structure().await?;
+    check.schema().await?;
     let report = check.report;
     tx.rollback().await.map_err(|error| broken(&error))?;
     drop(conn);

@@ -137,7 +137,7 @@ impl Index {
         loop {
             let position: i64 =
                 sqlx::query_scalar("SELECT size FROM position").fetch_one(&self.db).await?;
-            if unsigned(position, "index position")? == size {
+            if unsigned(position, "index position")? >= size {
                 return Ok(added);
             }
             added += self.step(reader).await?;

@@ -16,6 +16,7 @@ use sqlx::SqliteConnection;
 
 use crate::StoreError;
 use crate::batch::record_bytes;
+use crate::clock::Hlc;
 use crate::db::{Column, row_sum};
 use crate::keystore::{Keystore, random};
 use crate::limits::{DISCLOSED_VALUE_BYTES_MAX, LEAF_PLACE_BYTES_MAX};
@@ -39,9 +40,8 @@ pub(crate) struct Prepared {
     pub(crate) record: RecordId,
     pub(crate) kind: Kind,
     /// The fields that the ledger writes, but `gw` and `time`.
-    pub(crate) base: Map<String, Value>,
-    /// The draft's public fields.
-    pub(crate) public: Map<String, Value>,
+    base: Map<String, Value>,
+    frame: Frame,
     sealed: Vec<SealedRow>,
     /// Written with the record if the subject is not known to be durable.
     subject: Option<Subject>,
@@ -70,9 +70,96 @@ pub(crate) fn canonical(value: &Value) -> Result<Vec<u8>, StoreError> {
     jcs::canonicalize(value).map_err(|error| StoreError::invalid(error.to_string()))
 }
 
+/// Where a record stands: what only the writer knows of a leaf.
+pub(crate) struct Place<'a> {
+    pub(crate) replica: &'a str,
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) prev: Hash,
+    pub(crate) time: Hlc,
+}
+
+/// The canonical bytes of a leaf around the two members that the writer adds, `gw` and `time`.
+///
+/// RFC 8785 sorts members by name, so everything else can be written in the caller's task, and the
+/// one writer only joins five pieces.
+struct Frame {
+    before_gw: Vec<u8>,
+    before_time: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Frame {
+    /// Writes the pieces, and refuses what would not fit a leaf before the writer sees it.
+    fn of(base: &Map<String, Value>, public: Map<String, Value>) -> Result<Self, StoreError> {
+        if let Some(name) = RESERVED.iter().find(|name| public.contains_key(**name)) {
+            return Err(StoreError::invalid(format!("the ledger itself writes field `{name}`")));
+        }
+        let mut parts = [Map::new(), Map::new(), Map::new()];
+        let base = base.iter().map(|(name, value)| (name.clone(), value.clone()));
+        for (name, value) in base.chain(public) {
+            let [before_gw, before_time, after] = &mut parts;
+            let part = match name.as_str() {
+                name if name < "gw" => before_gw,
+                name if name < "time" => before_time,
+                _ => after,
+            };
+            part.insert(name, value);
+        }
+        let [before_gw, before_time, after] = parts;
+        let (before_gw, before_time, after) =
+            (members(before_gw)?, members(before_time)?, members(after)?);
+        let bytes = before_gw.len() + before_time.len() + after.len() + LEAF_PLACE_BYTES_MAX;
+        if bytes > ENTRY_BYTES_MAX {
+            return Err(StoreError::TooLarge { bytes, max: ENTRY_BYTES_MAX });
+        }
+        Ok(Self { before_gw, before_time, after })
+    }
+
+    fn leaf(&self, place: &Place<'_>) -> Vec<u8> {
+        let Place { replica, epoch, seq, prev, time } = place;
+        let (prev, replica) = (prev.to_base64url(), Value::from(*replica));
+        let gw = format!(
+            r#""gw":{{"epoch":{epoch},"prev":"{prev}","replica":{replica},"seq":{seq}}}"#
+        );
+        let time = format!(r#""time":{{"ms":{},"n":{}}}"#, time.ms, time.n);
+        let pieces = [
+            self.before_gw.as_slice(),
+            gw.as_bytes(),
+            &self.before_time,
+            time.as_bytes(),
+            &self.after,
+        ];
+        let size: usize = pieces.iter().map(|piece| piece.len() + 1).sum();
+        let mut leaf = Vec::with_capacity(size + 1);
+        for piece in pieces.into_iter().filter(|piece| !piece.is_empty()) {
+            leaf.push(if leaf.is_empty() { b'{' } else { b',' });
+            leaf.extend_from_slice(piece);
+        }
+        leaf.push(b'}');
+        leaf
+    }
+}
+
+/// Returns the canonical members of an object without its braces.
+fn members(object: Map<String, Value>) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = canonical(&Value::Object(object))?;
+    bytes.pop();
+    if !bytes.is_empty() {
+        bytes.remove(0);
+    }
+    Ok(bytes)
+}
+
 impl Prepared {
     /// Prepares a record that has private fields or concerns a person.
-    pub(crate) fn sealed(draft: Draft, sealer: &Sealer<'_>) -> Result<Self, StoreError> {
+    ///
+    /// `idem` is the keyed hash of the call's idempotency key, if it has one.
+    pub(crate) fn sealed(
+        draft: Draft,
+        sealer: &Sealer<'_>,
+        idem: Option<&[u8; 32]>,
+    ) -> Result<Self, StoreError> {
         let record = draft.record_id;
         let principal = draft.principal.is_some().then(|| sealer.subject.pseudonym.clone());
         let mut disclosures = Vec::with_capacity(draft.private.len());
@@ -91,39 +178,43 @@ impl Prepared {
         }
         let subject =
             (!sealer.subject.durable && !sealed.is_empty()).then(|| sealer.subject.clone());
-        let base = base_fields(sealer.tenant, record, draft.kind, principal, digests);
-        let prepared =
-            Self { record, kind: draft.kind, base, public: draft.public, sealed, subject };
-        prepared.check()
+        let mut base = base_fields(sealer.tenant, record, draft.kind, principal, digests);
+        if let Some(key) = idem {
+            base.insert("idem".to_owned(), URL_SAFE_NO_PAD.encode(key).into());
+        }
+        let frame = Frame::of(&base, draft.public)?;
+        Ok(Self { record, kind: draft.kind, base, frame, sealed, subject })
     }
 
     /// Prepares a record that has public fields only.
     pub(crate) fn public(draft: Draft, tenant: &str) -> Result<Self, StoreError> {
-        let base = base_fields(tenant, draft.record_id, draft.kind, None, Vec::new());
+        Self::public_keyed(draft, tenant, None)
+    }
+
+    /// Prepares a record that has public fields only, and may have an idempotency key's hash.
+    pub(crate) fn public_keyed(
+        draft: Draft,
+        tenant: &str,
+        idem: Option<&[u8; 32]>,
+    ) -> Result<Self, StoreError> {
+        let mut base = base_fields(tenant, draft.record_id, draft.kind, None, Vec::new());
+        if let Some(key) = idem {
+            base.insert("idem".to_owned(), URL_SAFE_NO_PAD.encode(key).into());
+        }
         let (record, kind) = (draft.record_id, draft.kind);
-        let prepared =
-            Self { record, kind, base, public: draft.public, sealed: Vec::new(), subject: None };
-        prepared.check()
+        let frame = Frame::of(&base, draft.public)?;
+        Ok(Self { record, kind, base, frame, sealed: Vec::new(), subject: None })
     }
 
-    /// Adds the keyed hash of the call's idempotency key.
-    pub(crate) fn with_idempotency_key(mut self, key: &[u8; 32]) -> Result<Self, StoreError> {
-        self.base.insert("idem".to_owned(), URL_SAFE_NO_PAD.encode(key).into());
-        self.check()
+    /// Replaces the public fields: a call that lost its claim is recorded as a denial.
+    pub(crate) fn set_public(&mut self, public: Map<String, Value>) -> Result<(), StoreError> {
+        self.frame = Frame::of(&self.base, public)?;
+        Ok(())
     }
 
-    /// Refuses what would not fit a leaf, before the writer sees it.
-    fn check(self) -> Result<Self, StoreError> {
-        if let Some(name) = RESERVED.iter().find(|name| self.public.contains_key(**name)) {
-            return Err(StoreError::invalid(format!("the ledger itself writes field `{name}`")));
-        }
-        let mut leaf = self.base.clone();
-        leaf.extend(self.public.clone());
-        let bytes = canonical(&Value::Object(leaf))?.len() + LEAF_PLACE_BYTES_MAX;
-        if bytes > ENTRY_BYTES_MAX {
-            return Err(StoreError::TooLarge { bytes, max: ENTRY_BYTES_MAX });
-        }
-        Ok(self)
+    /// Returns the leaf's bytes at its place.
+    pub(crate) fn leaf(&self, place: &Place<'_>) -> Vec<u8> {
+        self.frame.leaf(place)
     }
 
     /// Returns the subject whose row is written with the record.

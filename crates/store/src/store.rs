@@ -162,7 +162,6 @@ impl Store {
             return Err(StoreError::invalid("an intent is a decision that allows"));
         }
         let deadline = self.deadline();
-        let mut prepared = self.prepare(draft).await?;
         let mut claim = None;
         if let Some(IdempotencyClaim { agent, key, digest }) = idempotency {
             if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
@@ -173,9 +172,9 @@ impl Store {
             let agent_bytes = agent.0.as_bytes();
             let key = self.inner.keys.idempotency_hash(&[b"key", agent_bytes, key.as_bytes()])?;
             let digest = self.inner.keys.idempotency_hash(&[b"digest", agent_bytes, &digest])?;
-            prepared = prepared.with_idempotency_key(&key)?;
             claim = Some(Claim { agent, key, digest, denial });
         }
+        let prepared = self.prepare_keyed(draft, claim.as_ref().map(|claim| &claim.key)).await?;
         match self.submit(prepared, Work::Intent { claim }, deadline).await? {
             Done::Recorded(place) => Ok(Committed::Recorded(Receipt::new(place))),
             Done::InFlight { first } => Ok(Committed::InFlight { evaluation_id: first }),
@@ -376,9 +375,17 @@ impl Store {
     }
 
     /// Seals a draft in the caller's task. The person concerned is disclosed as field `principal`.
-    async fn prepare(&self, mut draft: Draft) -> Result<Prepared, StoreError> {
+    async fn prepare(&self, draft: Draft) -> Result<Prepared, StoreError> {
+        self.prepare_keyed(draft, None).await
+    }
+
+    async fn prepare_keyed(
+        &self,
+        mut draft: Draft,
+        idem: Option<&[u8; 32]>,
+    ) -> Result<Prepared, StoreError> {
         if draft.private.is_empty() && draft.principal.is_none() {
-            return Prepared::public(draft, self.inner.config.tenant.as_str());
+            return Prepared::public_keyed(draft, self.inner.config.tenant.as_str(), idem);
         }
         let sealer = self.sealer(draft.principal.as_deref()).await?;
         if let Some(principal) = draft.principal.clone()
@@ -386,7 +393,7 @@ impl Store {
         {
             draft = draft.sealed("principal", principal);
         }
-        Prepared::sealed(draft, &sealer)
+        Prepared::sealed(draft, &sealer, idem)
     }
 
     async fn place(

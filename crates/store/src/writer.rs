@@ -177,6 +177,8 @@ impl Writer {
             batch.run(&mut clock_step(&self.context, back)?, Work::Record(Vec::new())).await?.ok();
         }
         batch.head.clock_ms = now;
+        let ending: Vec<_> = jobs.iter().filter_map(|job| job.ends()).collect();
+        batch.take_open(&ending).await?;
         let mut done = Vec::with_capacity(jobs.len());
         for job in jobs.iter_mut() {
             done.push(match job.work.take() {

@@ -238,7 +238,18 @@ async fn print_csv(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> any
     Ok(count)
 }
 
-async fn print_table(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> anyhow::Result<u64> {
+/// Returns the agents' names by their ids.
+async fn names(reader: &Reader) -> anyhow::Result<HashMap<String, String>> {
+    let agents = reader.agents().await?.into_iter();
+    Ok(agents.map(|agent| (agent.id.to_string(), agent.name.to_string())).collect())
+}
+
+async fn print_table(
+    rows: &mut Rows<'_>,
+    limit: u64,
+    names: &HashMap<String, String>,
+    out: &mut impl Write,
+) -> anyhow::Result<u64> {
     let mut count = 0;
     while count < limit
         && let Some(record) = rows.next().await?
@@ -262,7 +273,7 @@ pub(super) fn json(record: &Record) -> Value {
 }
 
 fn head() -> String {
-    line(["TIME (UTC)", "RESULT", "AGENT", "TOOL", "RULE"].map(str::to_owned), "EVALUATION ID")
+    line(&["TIME (UTC)", "RESULT", "AGENT", "TOOL", "RULE"].map(str::to_owned), "EVALUATION ID")
 }
 
 /// Shows a record in the table; the id is that of the call, as `show` and `why` take it.
@@ -290,10 +301,10 @@ fn row(record: &Record, names: &HashMap<String, String>) -> String {
         [one] => (*one).to_owned(),
         [one, more @ ..] => format!("{}+{}", cut(one, 8), more.len()),
     };
-    line([at, result, agent.to_owned(), tool.to_owned(), rule], record.evaluation_id())
+    line(&[at, result, agent.to_owned(), tool.to_owned(), rule], record.evaluation_id())
 }
 
-fn line(cells: [String; 5], id: &str) -> String {
+fn line(cells: &[String; 5], id: &str) -> String {
     let mut line = String::new();
     for (cell, width) in cells.iter().zip(WIDTHS) {
         line.push_str(&format!("{:width$}  ", cut(&shown(cell), width)));
@@ -365,7 +376,8 @@ mod tests {
             (serde_json::json!({"kind": "heartbeat"}), "heartbeat"),
             (serde_json::json!({"kind": "auth", "agent": "0191"}), "janitor"),
         ] {
-            let names = HashMap::from([("0191".to_owned(), "janitor".to_owned())]);
+            let names: HashMap<String, String> =
+                HashMap::from([("0191".to_owned(), "janitor".to_owned())]);
             let row = row(&record(&leaf), &names);
             assert!(row.contains(expected), "{row}");
         }

@@ -144,7 +144,7 @@ async fn check_installation(paths: &Paths, options: &VerifyOptions) -> anyhow::R
     }
     let report = match tokio::task::block_in_place(|| check_log(&folder, options))? {
         Found::Log(report) => *report,
-        other => return Ok(other),
+        other @ (Found::Installation(_) | Found::Record(_) | Found::Bad(_)) => return Ok(other),
     };
     for attempt in 1.. {
         let before = std::fs::read(&published).ok();
@@ -315,4 +315,46 @@ fn print_record(verified: &Verified, out: &mut impl Write) -> fmt::Result {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_of_the_database_names_table_row_and_column() {
+        for (key, column, object, index) in [
+            ("7", "leaf_hash", "leaf, leaf_hash", Some(7)),
+            ("default/g1", "body", "leaf, default/g1, body", None),
+            ("", "", "leaf", None),
+        ] {
+            let (key, column) = (key.to_owned(), column.to_owned());
+            let reason = "it is another one".to_owned();
+            let problem = of_store(fsck::Problem { object: "leaf".into(), key, column, reason });
+            assert_eq!((problem.object.as_str(), problem.index), (object, index));
+        }
+    }
+
+    #[test]
+    fn keys_are_given_as_text_or_in_a_file() {
+        let key =
+            countersign_ledger::SigningKey::from_seed("log.example.com/acme", &[1; 32]).unwrap();
+        let text = key.verifier_key().to_string();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("# kept since 2026\n\n{text}\n")).unwrap();
+        for given in [text.as_str(), file.path().to_str().unwrap()] {
+            assert_eq!(read_keys(given).unwrap(), [key.verifier_key()]);
+        }
+        std::fs::write(file.path(), "# nothing\n").unwrap();
+        assert!(read_keys(file.path().to_str().unwrap()).is_err());
+        assert!(read_keys("log.example.com/acme").is_err());
+    }
+
+    #[test]
+    fn long_lists_of_leaves_are_counted_and_cut() {
+        let indexes: Vec<LeafIndex> = (0..12).map(LeafIndex).collect();
+        assert_eq!(leaves(&[]), "0");
+        assert_eq!(leaves(&indexes[..2]), "2 (leaf 0, 1)");
+        assert_eq!(leaves(&indexes), "12 (leaf 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …)");
+    }
 }

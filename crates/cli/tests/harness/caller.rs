@@ -32,11 +32,6 @@ impl Answer {
     pub(crate) fn is_result(&self) -> bool {
         self.status == 200 && self.code.is_empty() && !self.evaluation_id.is_empty()
     }
-
-    /// Whether the gateway refused because it could not record.
-    pub(crate) fn is_unavailable(&self) -> bool {
-        self.status == 503 && self.code == "AUDIT_UNAVAILABLE"
-    }
 }
 
 impl Caller {

@@ -78,6 +78,17 @@ impl Project {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Starts the gateway as a process that survives a write past its file size limit, and waits.
+    pub(crate) fn serve_without_xfsz(&self) -> Gateway {
+        let serve = self.command(&["serve", "--json"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+        command.arg(serve.get_program()).args(serve.get_args());
+        let mut gateway = Gateway::spawn(command);
+        gateway.ready();
+        gateway
+    }
+
     /// Starts the gateway without waiting for it.
     pub(crate) fn start(&self) -> Gateway {
         Gateway::spawn(self.command(&["serve", "--json"]))
@@ -93,7 +104,7 @@ impl Project {
 
 /// A running gateway; it is killed when it is dropped.
 pub(crate) struct Gateway {
-    child: Child,
+    pub(crate) child: Child,
     /// The MCP endpoint, once it is ready.
     pub(crate) url: String,
     /// How long the start took.
@@ -102,7 +113,7 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    fn spawn(mut command: Command) -> Self {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         Self { child, url: String::new(), started_in: Duration::ZERO, since: Instant::now() }
     }
@@ -130,11 +141,6 @@ impl Gateway {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-    }
-
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 }
 

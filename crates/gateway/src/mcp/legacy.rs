@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 use serde_json::json;
 
 use super::route::Route;
-use super::serve::{Client, Context, idempotency_header, serve, unknown_method};
+use super::serve::{
+    Client, Context, idempotency_header, passed_capabilities, serve, unknown_method,
+};
 use super::session::LegacySession;
 use super::{LEGACY_LATEST, LEGACY_VERSIONS, MODERN_VERSION, headers, http, lists, message};
 use crate::envelope::{Envelope, MessageKind, member, string};
@@ -84,7 +86,7 @@ async fn initialize(
     };
     let version = LEGACY_VERSIONS.iter().find(|known| **known == offered).unwrap_or(&LEGACY_LATEST);
     let capabilities = member(params, "capabilities")
-        .map_or_else(|| message::raw("{}".into()), ToOwned::to_owned);
+        .map_or_else(|| message::raw("{}".into()), passed_capabilities);
     let profile = ClientProfile { capabilities, version: Some((*version).to_owned()) };
     let now = gateway.now_ms();
     let opened =

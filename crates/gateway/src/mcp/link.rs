@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use super::message;
 use super::parking::{Binding, Parking};
 use super::session::LegacySession;
+use crate::envelope::member;
 use crate::limits::INPUT_TIMEOUT;
 
 /// What goes to the client on the response of one request.
@@ -75,7 +76,12 @@ pub struct Attached {
 
 enum Peer {
     Legacy { session: Arc<LegacySession>, cancel: Arc<CancelSignal> },
-    Modern { parking: Arc<Parking>, binding: Binding },
+    Modern {
+        parking: Arc<Parking>,
+        binding: Binding,
+        /// Answers that the client sent before anybody asked.
+        early: Mutex<Option<Box<RawValue>>>,
+    },
     /// Nobody listens: a call that the gateway makes for a subscription.
     Nobody,
 }
@@ -102,9 +108,15 @@ impl Link {
         Self { attached: Mutex::new(attached), peer: Peer::Legacy { session, cancel } }
     }
 
-    /// Links a call to a client of the stateless era.
-    pub fn modern(attached: Attached, parking: Arc<Parking>, binding: Binding) -> Self {
-        Self { attached: Mutex::new(attached), peer: Peer::Modern { parking, binding } }
+    /// Links a call to a client of the stateless era, which may have sent answers with the call.
+    pub fn modern(
+        attached: Attached,
+        parking: Arc<Parking>,
+        binding: Binding,
+        early: Option<Box<RawValue>>,
+    ) -> Self {
+        let peer = Peer::Modern { parking, binding, early: Mutex::new(early) };
+        Self { attached: Mutex::new(attached), peer }
     }
 
     /// Makes a link for a call that has nothing to tell its client.
@@ -156,8 +168,12 @@ impl Link {
     pub async fn ask(&self, questions: &[Question]) -> Result<Box<RawValue>, NoAnswer> {
         match &self.peer {
             Peer::Legacy { session, .. } => self.ask_legacy(session, questions).await,
-            Peer::Modern { parking, binding } => {
-                self.ask_modern(parking, binding, questions).await
+            Peer::Modern { parking, binding, early } => {
+                let early = if questions.is_empty() { None } else { early.lock().await.take() };
+                match early.filter(|given| answers_all(given, questions)) {
+                    Some(given) => Ok(given),
+                    None => self.ask_modern(parking, binding, questions).await,
+                }
             }
             Peer::Nobody => Err(NoAnswer::Gone),
         }
@@ -212,4 +228,9 @@ impl Link {
         *attached = resumed.attached;
         Ok(resumed.responses)
     }
+}
+
+/// Tells whether an `inputResponses` object has an answer to each question.
+fn answers_all(given: &RawValue, questions: &[Question]) -> bool {
+    questions.iter().all(|question| member(given, &question.key).is_some())
 }

@@ -38,6 +38,7 @@ pub(crate) use self::lists::{List, collect, open as upstream_session};
 pub(crate) use self::message::{object, raw};
 pub(crate) use self::result::EVALUATION_ID;
 pub(crate) use self::serve::{Context, session_owner};
+pub(crate) use self::subscriptions::relay_updates;
 
 use self::route::Route;
 use crate::envelope::Envelope;

@@ -8,7 +8,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::route::Route;
-use super::serve::{Client, Context, idempotency_header, serve};
+use super::serve::{Client, Context, idempotency_header, passed_capabilities, serve};
 use super::{LEGACY_VERSIONS, MODERN_VERSION, headers, http, lists};
 use crate::envelope::{Envelope, MessageKind, member, string};
 use crate::gateway::Gateway;
@@ -103,7 +103,7 @@ fn check(
         return Err(RpcError::new(code::UNSUPPORTED_VERSION, text)
             .with_data(json!({"supported": [MODERN_VERSION], "requested": version})));
     }
-    Ok(ClientProfile { capabilities: capabilities.to_owned(), version: None })
+    Ok(ClientProfile { capabilities: passed_capabilities(capabilities), version: None })
 }
 
 /// Compares the headers that a tool asks for with the call's arguments.

@@ -15,7 +15,7 @@ use super::parking::{Binding, Resumed};
 use super::route::Route;
 use super::session::LegacySession;
 use super::{http, lists, message, result, subscriptions};
-use crate::envelope::member;
+use crate::envelope::{Edit, edit_object, member};
 use crate::gateway::Gateway;
 use crate::identity::Caller;
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, STREAM_QUEUE};
@@ -87,6 +87,13 @@ pub(crate) fn idempotency_header(headers: &HeaderMap) -> Option<String> {
     http::header(headers, "idempotency-key").map(|key| key.trim_matches('"').to_owned())
 }
 
+/// Gives a client's capabilities as servers hear of them: without extensions and tasks, which the
+/// gateway does not pass on.
+pub(crate) fn passed_capabilities(declared: &RawValue) -> Box<RawValue> {
+    let edits = [Edit::remove(&["extensions"]), Edit::remove(&["tasks"])];
+    edit_object(declared, &edits).unwrap_or_else(|_| message::raw("{}".into()))
+}
+
 /// Serves a request.
 pub(crate) async fn serve(
     context: Context,
@@ -118,18 +125,21 @@ pub(crate) async fn serve(
     }
     let state = params.and_then(|params| member(params, "requestState"));
     let answers = params.and_then(|params| member(params, "inputResponses"));
-    match (&context.client, state, answers) {
-        (Client::Modern { .. }, None, None) | (Client::Legacy(_), _, _) => {
-            start(context, id, request).await
-        }
-        (Client::Modern { .. }, state, answers) => {
+    match (&context.client, state) {
+        (Client::Modern { .. }, Some(state)) => {
             resume(&context, id, &request, state, answers).await
         }
+        _ => start(context, id, request, answers).await,
     }
 }
 
 /// Starts a call in a task of its own and waits for what it says.
-async fn start(context: Context, id: &RawValue, request: CallRequest) -> Response {
+async fn start(
+    context: Context,
+    id: &RawValue,
+    request: CallRequest,
+    answers: Option<&RawValue>,
+) -> Response {
     let (out, messages) = mpsc::channel(STREAM_QUEUE);
     let attached = Attached { id: id.to_owned(), out };
     let link = match &context.client {
@@ -139,7 +149,8 @@ async fn start(context: Context, id: &RawValue, request: CallRequest) -> Respons
         }
         Client::Modern { .. } => {
             let binding = binding(&request);
-            Link::modern(attached, Arc::clone(&context.gateway.parking), binding)
+            let parking = Arc::clone(&context.gateway.parking);
+            Link::modern(attached, parking, binding, answers.map(ToOwned::to_owned))
         }
     };
     let id = id.to_owned();
@@ -159,10 +170,10 @@ async fn resume(
     context: &Context,
     id: &RawValue,
     request: &CallRequest,
-    state: Option<&RawValue>,
+    state: &RawValue,
     answers: Option<&RawValue>,
 ) -> Response {
-    let state = state.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    let state = serde_json::from_str::<String>(state.get()).ok();
     let responses = answers.map_or_else(|| message::raw("{}".into()), ToOwned::to_owned);
     let (out, messages) = mpsc::channel(STREAM_QUEUE);
     let retry = Resumed { attached: Attached { id: id.to_owned(), out }, responses };

@@ -15,7 +15,9 @@ use super::link::CancelSignal;
 use super::message::random_token;
 use super::route::Route;
 use crate::identity::Caller;
-use crate::limits::{SESSION_IDLE, SESSIONS_MAX, SESSIONS_PER_AGENT_MAX, STREAM_QUEUE};
+use crate::limits::{
+    SESSION_IDLE, SESSIONS_MAX, SESSIONS_PER_AGENT_MAX, STREAM_QUEUE, SUBSCRIBED_URIS_MAX,
+};
 use crate::upstream::{ClientProfile, Session};
 
 /// A client's answer to a question: a result or a JSON-RPC error.
@@ -40,6 +42,8 @@ pub struct LegacySession {
     stream: Mutex<Option<mpsc::Sender<String>>>,
     upstreams: Mutex<HashMap<ServerName, Weak<Session>>>,
     log_level: Mutex<Option<String>>,
+    /// Resources subscribed to at servers of the stateless era; dropping the sender ends one.
+    subscriptions: Mutex<HashMap<(ServerName, String), oneshot::Sender<()>>>,
 }
 
 impl std::fmt::Debug for LegacySession {
@@ -134,6 +138,30 @@ impl LegacySession {
         *lock(&self.log_level) = Some(level);
     }
 
+    /// Starts a subscription that lasts until the receiver ends, in place of an older one to the same
+    /// resource; `false` if the session has [`SUBSCRIBED_URIS_MAX`].
+    pub fn subscribed(
+        &self,
+        server: &ServerName,
+        uri: &str,
+        start: impl FnOnce(oneshot::Receiver<()>),
+    ) -> bool {
+        let mut subscriptions = lock(&self.subscriptions);
+        let key = (server.clone(), uri.to_owned());
+        if subscriptions.len() >= SUBSCRIBED_URIS_MAX && !subscriptions.contains_key(&key) {
+            return false;
+        }
+        let (end, ended) = oneshot::channel();
+        subscriptions.insert(key, end);
+        start(ended);
+        true
+    }
+
+    /// Ends a subscription.
+    pub fn unsubscribed(&self, server: &ServerName, uri: &str) {
+        lock(&self.subscriptions).remove(&(server.clone(), uri.to_owned()));
+    }
+
     fn belongs_to(&self, caller: &Caller, route: &Route) -> bool {
         self.agent == caller.agent.id && self.credential == caller.credential && self.route == *route
     }
@@ -169,6 +197,7 @@ impl Sessions {
             stream: Mutex::default(),
             upstreams: Mutex::default(),
             log_level: Mutex::default(),
+            subscriptions: Mutex::default(),
         });
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let of_agent = open.values().filter(|other| other.agent == session.agent).count();

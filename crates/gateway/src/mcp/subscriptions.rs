@@ -9,7 +9,7 @@ use axum::response::Response;
 use countersign_model::ServerName;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::call::{self, Governed};
 use super::link::Link;
@@ -21,7 +21,7 @@ use crate::envelope::{Edit, edit_object, member, string};
 use crate::limits::{STREAM_QUEUE, SUBSCRIBED_URIS_MAX};
 use crate::pipeline::CallRequest;
 use crate::refusal::{RpcError, code};
-use crate::upstream::{Era, Event, Session, SessionEvent};
+use crate::upstream::{Era, Event, Exchange, Session, SessionEvent};
 
 /// `_meta` key by which a client tells its subscriptions apart.
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
@@ -58,6 +58,40 @@ pub(crate) fn follow(
                     }
                 }
                 SessionEvent::Closed(_) => break,
+            }
+        }
+    });
+}
+
+/// Passes updates of one resource on to the session's stream until the subscription ends.
+pub(crate) fn relay_updates(
+    context: &Context,
+    client: &Arc<LegacySession>,
+    server: &ServerName,
+    mut exchange: Exchange,
+    mut ended: oneshot::Receiver<()>,
+) {
+    // A weak handle: the session holds the subscription, not the other way round.
+    let client = Arc::downgrade(client);
+    let (route, server) = (context.route.clone(), server.clone());
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                event = exchange.next() => event,
+                _ = &mut ended => {
+                    exchange.cancel("unsubscribed");
+                    return;
+                }
+            };
+            match event {
+                Event::Notification { method, params } => {
+                    let text = passed(&route, &server, &method, params.as_deref());
+                    if let (Some(client), Some(text)) = (client.upgrade(), text) {
+                        client.push(text);
+                    }
+                }
+                Event::ServerRequest { .. } => {}
+                Event::Result(_) | Event::Error(_) | Event::Lost { .. } => return,
             }
         }
     });
@@ -196,7 +230,7 @@ struct Source {
     server: ServerName,
     session: Arc<Session>,
     /// The open `subscriptions/listen` of a server of the stateless era.
-    exchange: Option<crate::upstream::Exchange>,
+    exchange: Option<Exchange>,
 }
 
 /// Subscribes at the servers to what policy grants.
@@ -241,7 +275,7 @@ async fn listen_upstream(
     server: &ServerName,
     filter: &Filter,
     session: &Arc<Session>,
-) -> Option<crate::upstream::Exchange> {
+) -> Option<Exchange> {
     let mut inner = filter.to_json();
     let uris: Vec<_> = filter
         .uris

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::http::{HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::config::UpstreamConfig;
 use super::error::{LostReason, UpstreamError};
@@ -233,7 +233,7 @@ impl Session {
         let slots = Arc::clone(&self.slots);
         let slot =
             slots.try_acquire_owned().map_err(|_| self.not_sent(LostReason::Busy("calls")))?;
-        let deadline = deadline(request.timeout.unwrap_or(self.config.request_timeout));
+        let limit = request.timeout.unwrap_or(self.config.request_timeout);
         let outgoing = self.outgoing(&request, true)?;
         let id = outgoing.id;
         tracing::debug!(
@@ -241,10 +241,13 @@ impl Session {
             method = request.method, upstream_id = id, "forwarding"
         );
         self.touch();
-        let flow = match timeout_at(deadline, self.link.start(outgoing)).await {
+        let flow = match timeout(limit, self.link.start(outgoing)).await {
             Ok(flow) => flow.map_err(|reason| self.not_sent(reason))?,
             Err(_) => return Err(self.not_sent(LostReason::Timeout)),
         };
+        // A subscription lasts until somebody ends it.
+        let lasting = request.method == "subscriptions/listen";
+        let deadline = deadline(if lasting { Duration::MAX } else { limit });
         Ok(Exchange::new(Arc::clone(self), id, flow, deadline, slot))
     }
 
