@@ -234,6 +234,25 @@ async fn r_064_two_swapped_records_are_found_and_the_first_is_named() {
     assert!(found.starts_with("intake, body 7 "), "{found}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_064_a_schema_that_allows_what_ours_forbids_is_found_and_named() {
+    let installation = Installation::new().await;
+    let silent = "CREATE TRIGGER leaf_no_delete BEFORE DELETE ON leaf BEGIN SELECT 1; END";
+    for (damage, named) in [
+        ("DROP TRIGGER intake_no_delete", "sqlite_schema, intake_no_delete"),
+        (&format!("DROP TRIGGER leaf_no_delete; {silent}"), "sqlite_schema, leaf_no_delete"),
+        ("CREATE TABLE spare (x INTEGER)", "sqlite_schema, spare"),
+        ("PRAGMA user_version = 7", "countersign.db, user_version"),
+    ] {
+        let mut db = open(&installation.database()).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(damage)).execute(&mut db).await.unwrap();
+        db.close().await.unwrap();
+        let found = installation.verify().expect_err(damage);
+        assert!(found.starts_with(named), "{damage}: {found}");
+        installation.restore();
+    }
+}
+
 fn below(random: &mut Random, bound: usize) -> usize {
     usize::try_from(random.below(u64::try_from(bound).unwrap())).unwrap()
 }
@@ -319,7 +338,9 @@ fn difference(sound: &[String], now: Result<Vec<String>, String>) -> Option<Stri
 async fn contents(path: &Path) -> Result<Vec<String>, String> {
     let read = async {
         let mut db = open(path).await?;
-        let mut all = Vec::new();
+        let version = sqlx::query_scalar("PRAGMA user_version");
+        let version: i64 = version.fetch_one(&mut db).await?;
+        let mut all = vec![format!("version {version}")];
         let mut tables = schema_names(&mut db).await?;
         tables.push("sqlite_schema".to_owned());
         for table in tables {
