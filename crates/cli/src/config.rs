@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use countersign_gateway::upstream::{ClientIdentity, StdioCommand, Transport, UpstreamConfig};
 use countersign_gateway::GatewayConfig;
+use countersign_gateway::upstream::{ClientIdentity, StdioCommand, Transport, UpstreamConfig};
 use countersign_model::{AgentName, Environment, ServerName, TenantId};
 use serde::Deserialize;
 
@@ -99,8 +99,12 @@ impl Config {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
         };
         toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
     }
@@ -181,9 +185,8 @@ impl Upstream {
 /// Adds the harmless variables of our own environment to a stdio server's.
 #[expect(clippy::disallowed_methods, reason = "the command line program may read the environment")]
 fn with_inherited(own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let inherited = INHERITED
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    let inherited =
+        INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     inherited.chain(own.iter().map(|(key, value)| (key.clone(), value.clone()))).collect()
 }
 
@@ -195,6 +198,37 @@ mod tests {
     fn unknown_keys_are_named() {
         let error = toml::from_str::<Config>("[data_plane]\nlisen = \"x\"").unwrap_err();
         assert!(error.to_string().contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn the_reference_names_every_key() {
+        let reference = include_str!("../../../docs/reference/configuration.md");
+        // A key that does not exist makes the parser list those that do.
+        for (section, name) in [
+            ("", "the file"),
+            ("[data_plane]\n", "data_plane"),
+            ("[control_plane]\n", "control_plane"),
+            ("[upstreams.x]\n", "upstreams"),
+        ] {
+            let error = toml::from_str::<Config>(&format!("{section}nothing = 1")).unwrap_err();
+            let message = error.message().to_owned();
+            let (_, expected) = message
+                .split_once("expected one of ")
+                .or_else(|| message.split_once("expected "))
+                .unwrap();
+            let keys: Vec<_> = expected
+                .split(['`', ',', ' '])
+                .filter(|key| !key.is_empty() && *key != "or")
+                .collect();
+            assert!(keys.len() > 1, "{name}: {message}");
+            for key in keys {
+                assert!(
+                    reference.contains(&format!("`{key}`"))
+                        || reference.contains(&format!("[{key}")),
+                    "{name}: `{key}` is not in the reference"
+                );
+            }
+        }
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! The size of the run comes from the environment: `COUNTERSIGN_CRASH_KILLS`, `…_CLIENTS`, `…_SEED`,
 //! `…_LIFE_MS` (the longest time from start to kill). docs/operations/durability.md says more.
 
+#![cfg(test)]
+
 mod harness {
     pub(crate) mod caller;
     pub(crate) mod history;
     pub(crate) mod project;
+    pub(crate) mod random;
     pub(crate) mod settings;
 }
 
@@ -22,7 +25,8 @@ use countersign_testkit::{Behaviour, FakeUpstream};
 use harness::caller::{Answer, Caller};
 use harness::history::{self, History, Reached};
 use harness::project::{Gateway, Project};
-use harness::settings::{Random, say, setting};
+use harness::random::Random;
+use harness::settings::{say, setting};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -93,6 +97,10 @@ impl Agents {
         let mut url = self.url.clone();
         loop {
             let now = url.borrow_and_update().clone();
+            if now.is_empty() {
+                url.changed().await.unwrap();
+                continue;
+            }
             let attempt = self.caller.echo(&now, key, key);
             let answer = if random.below(HANG_UP) == 0 {
                 let patience = Duration::from_millis(random.below(40));
@@ -110,7 +118,7 @@ impl Agents {
                 let _ = timeout(Duration::from_millis(500), url.changed()).await;
                 continue;
             };
-            match end(answer) {
+            match end(&answer) {
                 Some(end) => return end,
                 None => self.refused.fetch_add(1, Ordering::Relaxed),
             };
@@ -119,7 +127,7 @@ impl Agents {
 }
 
 /// Reads an answer: `None` if it says that repeating the call may help.
-fn end(answer: Answer) -> Option<End> {
+fn end(answer: &Answer) -> Option<End> {
     let Answer { evaluation_id, replayed, .. } = answer.clone();
     match answer.code.as_str() {
         "" if answer.is_result() => Some(End::Result { evaluation_id, replayed }),
@@ -154,18 +162,72 @@ async fn t1_r_062_kill_9_at_random_moments_under_parallel_callers() {
         hung_up: AtomicUsize::new(0),
         refused: AtomicUsize::new(0),
     });
-    let mut slowest = Duration::ZERO;
-    let mut gateway = restart(&project, &mut slowest);
-    urls.send_replace(gateway.url.clone());
     let callers: Vec<_> = (0..plan.clients)
         .map(|number| tokio::spawn(Arc::clone(&agents).call(number, random.below(u64::MAX))))
         .collect();
+    let killed = kill_again_and_again(&plan, &mut random, &project, &mut upstreams, &urls).await;
+    agents.done.store(true, Ordering::Relaxed);
+    let mut ends = Vec::new();
+    for caller in callers {
+        ends.extend(caller.await.unwrap());
+    }
+    killed.last.stop();
 
-    let mut kept = Vec::new();
+    let history = History::read(&project.data()).await;
+    let reached: Vec<_> = upstreams.iter().flat_map(history::reached).collect();
+    let counts = agree(&history, &reached, &ends);
+    let report = history::sound(&project.data()).await;
+    assert_eq!(report.decisions_without_outcome, []);
+    assert_eq!(report.outcomes_without_decision, []);
+    checkpoints_were_kept(&project.data(), &killed.checkpoints);
+    say(&format!(
+        "T1: {} kills and {} during the start, {} callers, seed {}, {:.0?}\n\
+         T1: {} keys settled: {counts}\n\
+         T1: {} calls reached the server; {} attempts broke, {} hung up, {} were refused\n\
+         T1: {} leaves, {} checkpoints, {} of them public at a kill, {} gaps; slowest restart {:.2?}",
+        plan.kills,
+        plan.kills / START_UP_KILL,
+        plan.clients,
+        plan.seed,
+        started.elapsed(),
+        ends.len(),
+        reached.len(),
+        agents.broken.load(Ordering::Relaxed),
+        agents.hung_up.load(Ordering::Relaxed),
+        agents.refused.load(Ordering::Relaxed),
+        report.size,
+        report.checkpoints,
+        killed.checkpoints.len(),
+        report.gaps.len(),
+        killed.slowest_restart,
+    ));
+    assert!(counts.results > plan.kills, "the run was too small to say anything");
+    assert!(report.gaps.len() >= plan.kills, "a kill left no gap record");
+}
+
+/// What is left after the last kill.
+struct Killed {
+    last: Gateway,
+    /// The checkpoints that were public when the gateway died.
+    checkpoints: Vec<Vec<u8>>,
+    slowest_restart: Duration,
+}
+
+/// Kills the gateway at random moments, some of them during its start, and restarts it each time.
+async fn kill_again_and_again(
+    plan: &Plan,
+    random: &mut Random,
+    project: &Project,
+    upstreams: &mut Vec<FakeUpstream>,
+    urls: &watch::Sender<String>,
+) -> Killed {
+    let (mut checkpoints, mut slowest_restart) = (Vec::new(), Duration::ZERO);
+    let mut gateway = restart(project, &mut slowest_restart);
+    urls.send_replace(gateway.url.clone());
     for kill in 1..=plan.kills {
         tokio::time::sleep(Duration::from_millis(random.below(plan.life_ms))).await;
         gateway.kill();
-        kept.extend(std::fs::read(project.data().join("log/checkpoint")).ok());
+        checkpoints.extend(std::fs::read(project.data().join("log/checkpoint")).ok());
         if kill % START_UP_KILL == 0 {
             let mut early = project.start();
             tokio::time::sleep(Duration::from_millis(random.below(300))).await;
@@ -175,49 +237,10 @@ async fn t1_r_062_kill_9_at_random_moments_under_parallel_callers() {
             upstreams.push(upstream().await);
             project.use_upstream(&upstreams.last().unwrap().url());
         }
-        gateway = restart(&project, &mut slowest);
+        gateway = restart(project, &mut slowest_restart);
         urls.send_replace(gateway.url.clone());
     }
-    agents.done.store(true, Ordering::Relaxed);
-    let mut ends = Vec::new();
-    for caller in callers {
-        ends.extend(caller.await.unwrap());
-    }
-    gateway.stop();
-
-    let history = History::read(&project.data()).await;
-    let reached: Vec<_> = upstreams.iter().flat_map(history::reached).collect();
-    let counts = agree(&history, &reached, &ends);
-    let report = history::sound(&project.data()).await;
-    assert_eq!(report.decisions_without_outcome, []);
-    assert_eq!(report.outcomes_without_decision, []);
-    let kept = checkpoints_were_kept(&project.data(), &kept);
-    say(&format!(
-        "T1: {} kills ({} more while starting), {} callers, seed {}, {:.0?}: {} keys settled, {} with \
-         a result ({} replayed), {} unknown; {} calls reached the server; {} decisions ended \
-         `unknown` of which {} had reached it; {} attempts broke, {} hung up, {} were refused; slowest \
-         restart {slowest:.1?}; {} leaves, {} checkpoints, {} gaps, {kept} checkpoints kept at kills",
-        plan.kills,
-        plan.kills / START_UP_KILL,
-        plan.clients,
-        plan.seed,
-        started.elapsed(),
-        ends.len(),
-        counts.results,
-        counts.replayed,
-        counts.unknown,
-        reached.len(),
-        counts.open_at_a_kill,
-        counts.open_but_reached,
-        agents.broken.load(Ordering::Relaxed),
-        agents.hung_up.load(Ordering::Relaxed),
-        agents.refused.load(Ordering::Relaxed),
-        report.size,
-        report.checkpoints,
-        report.gaps.len(),
-    ));
-    assert!(counts.results > plan.kills, "the run was too small to say anything");
-    assert!(report.gaps.len() >= plan.kills, "a kill left no gap record");
+    Killed { last: gateway, checkpoints, slowest_restart }
 }
 
 async fn upstream() -> FakeUpstream {
@@ -233,6 +256,17 @@ struct Counts {
     unknown: usize,
     open_at_a_kill: usize,
     open_but_reached: usize,
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { results, replayed, unknown, open_at_a_kill, open_but_reached } = self;
+        write!(
+            f,
+            "{results} with a result ({replayed} replayed), {unknown} unknown; {open_at_a_kill} \
+             decisions ended `unknown`, {open_but_reached} of them had reached the server"
+        )
+    }
 }
 
 /// Compares the ledger with what the server saw and what the agents were told.
@@ -291,7 +325,7 @@ fn agree(history: &History, reached: &[Reached], ends: &[(String, End)]) -> Coun
 
 /// Checks that every checkpoint that was public at a kill is still part of the log, which is verified:
 /// its root follows from the entries at that size.
-fn checkpoints_were_kept(data: &Path, kept: &[Vec<u8>]) -> usize {
+fn checkpoints_were_kept(data: &Path, kept: &[Vec<u8>]) {
     let key = [history::vkey(data)];
     for note in kept {
         let then = Checkpoint::open(note, &key).unwrap();
@@ -299,7 +333,6 @@ fn checkpoints_were_kept(data: &Path, kept: &[Vec<u8>]) -> usize {
         let now = Checkpoint::open(&now, &key).unwrap();
         assert_eq!((now.size, now.root), (then.size, then.root), "a published checkpoint changed");
     }
-    kept.len()
 }
 
 /// Waits until the ledger has an allowed call, and gives its id.

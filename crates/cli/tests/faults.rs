@@ -3,6 +3,8 @@
 //!
 //! A fault that this machine does not allow (mounting needs root) is named on standard error as not run.
 
+#![cfg(test)]
+
 mod harness {
     pub(crate) mod caller;
     pub(crate) mod history;
@@ -10,6 +12,7 @@ mod harness {
     pub(crate) mod settings;
 }
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -117,14 +120,17 @@ impl Scene {
         self.answered += 1;
         for key in refused.iter().step_by(refused.len() / 20 + 1) {
             let answer = self.call(key).await;
-            assert!(answer.is_result(), "{key} repeated: {answer:?}");
+            assert!(answer.is_result() && !answer.replayed, "{key} repeated: {answer:?}");
             self.answered += 1;
         }
         self.gateway.stop();
         let calls = history::reached(&self.upstream);
         assert_eq!(calls.len(), self.answered);
         let history = History::read(&self.project.data()).await;
+        let mut keys = HashSet::new();
         for call in &calls {
+            assert!(keys.insert(&call.idempotency_key), "forwarded twice: {call:?}");
+            assert!(history.allows(&call.evaluation_id), "{call:?}");
             assert_eq!(history.outcome(&call.evaluation_id), Some("executed"), "{call:?}");
         }
         let executed = |id: &&String| history.outcome(id) == Some("executed");
@@ -233,13 +239,24 @@ async fn t4_r_060_failing_writes_refuse_calls_and_service_resumes() {
     // Needs no rights: no file may grow past one byte, and the signal that says so is ignored.
     let name = "writes fail";
     let folder = tempfile::tempdir().unwrap();
-    let scene = Scene::with(name, folder.path(), Project::serve_without_xfsz).await;
+    let scene = Scene::with(name, folder.path(), serve_without_xfsz).await;
     let pid = scene.gateway.child.id().to_string();
     let limit = |bytes: &str| system("prlimit", &["--pid", &pid, &format!("--fsize={bytes}:")]);
     let Some(()) = needed(name, limit("1")) else { return };
     let refused = scene.all_refused().await;
     limit("unlimited").unwrap();
     scene.resumes(&refused).await;
+}
+
+/// Starts the gateway as a process that a write past the limit of file sizes does not end.
+fn serve_without_xfsz(project: &Project) -> Gateway {
+    let serve = project.command(&["serve", "--json"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+    command.arg(serve.get_program()).args(serve.get_args());
+    let mut gateway = Gateway::spawn(command);
+    gateway.ready();
+    gateway
 }
 
 /// Makes files unchangeable, also for those who have them open; undone at the end.

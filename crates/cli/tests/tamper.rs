@@ -5,26 +5,28 @@
 //! a bit means something is decided by reading the whole database before and after.
 //! The size of the run: `COUNTERSIGN_TAMPER_FLIPS` (database), `…_FILE_FLIPS` (each file), `…_SEED`.
 
+#![cfg(test)]
+
 mod harness {
     pub(crate) mod caller;
     pub(crate) mod project;
+    pub(crate) mod random;
     pub(crate) mod settings;
 }
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use countersign_testkit::{Behaviour, FakeUpstream};
 use harness::caller::Caller;
 use harness::project::Project;
-use harness::settings::{Random, say, setting};
+use harness::random::Random;
+use harness::settings::{say, setting};
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_countersign");
 /// Calls that the log has at least.
 const CALLS: usize = 24;
 /// The page size of the database, SQLite's default.
@@ -32,7 +34,8 @@ const PAGE: usize = 4_096;
 
 /// A stopped installation with some history, and its parts as they should be.
 struct Installation {
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
+    project: Project,
     database: Vec<u8>,
 }
 
@@ -43,8 +46,7 @@ impl Installation {
         let upstream = FakeUpstream::start().await.unwrap();
         let project = Project::new(folder.path(), &upstream.url()).await;
         let caller = Caller::new(&project.key);
-        let mut gateway = project.start();
-        gateway.ready();
+        let mut gateway = project.serve();
         upstream.behave_once(Behaviour::Stall);
         let lost = tokio::spawn({
             let (caller, url) = (caller.clone(), gateway.url.clone());
@@ -57,7 +59,8 @@ impl Installation {
         let gateway = project.serve();
         for number in 0..CALLS {
             let key = format!("call-{number}");
-            assert!(caller.echo(&gateway.url, &key, &key).await.unwrap().is_result());
+            let answer = caller.echo(&gateway.url, &key, &key).await.unwrap();
+            assert!(answer.is_result() && !answer.replayed, "{answer:?}");
             if number % 8 == 7 {
                 wait_for_checkpoint(&project.data()).await;
             }
@@ -66,13 +69,13 @@ impl Installation {
         assert_eq!(stranger.echo(&gateway.url, "x", "x").await.unwrap().status, 401);
         gateway.stop();
         let database = std::fs::read(project.data().join("countersign.db")).unwrap();
-        let made = Self { folder, database };
+        let made = Self { _folder: folder, project, database };
         made.verify().expect("the installation is sound before anything is changed");
         made
     }
 
     fn database(&self) -> PathBuf {
-        self.folder.path().join("countersign-data/countersign.db")
+        self.project.data().join("countersign.db")
     }
 
     /// Puts the database back as it was.
@@ -85,12 +88,7 @@ impl Installation {
 
     /// Runs `countersign verify`; the error is what it names as bad.
     fn verify(&self) -> Result<(), String> {
-        let output = Command::new(PROGRAM)
-            .arg("--dir")
-            .arg(self.folder.path())
-            .args(["verify", "--json"])
-            .output()
-            .unwrap();
+        let output = self.project.command(&["verify", "--json"]).output().unwrap();
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
             Some(0) => Ok(()),
@@ -133,7 +131,7 @@ async fn t6_r_064_every_flipped_bit_of_a_published_file_is_found_and_its_file_na
     let installation = Installation::new().await;
     let each: usize = setting("COUNTERSIGN_TAMPER_FILE_FLIPS", 4);
     let mut random = Random::new(setting("COUNTERSIGN_TAMPER_SEED", 1));
-    let log = installation.folder.path().join("countersign-data/log");
+    let log = installation.project.data().join("log");
     let (mut flips, files) = (0, files(&log));
     for file in &files {
         let sound = std::fs::read(file).unwrap();

@@ -164,6 +164,7 @@ impl Call<'_> {
                 event = exchange.next() => event,
                 () = self.link.cancelled(), if cancelled_at.is_none() => {
                     exchange.cancel("cancelled by the client");
+                    self.link.hang_up().await;
                     cancelled_at = Some(Instant::now());
                     continue;
                 }

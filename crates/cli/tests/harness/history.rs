@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// Leaves that are read at a time.
 const PAGE: u32 = 1_000;
+/// Requests that a fake upstream remembers.
+const REQUESTS_MAX: usize = 100_000;
 
 /// The ledger's decisions and outcomes, by the id of the decision.
 #[derive(Default)]
@@ -19,8 +21,6 @@ pub(crate) struct History {
     pub(crate) verdicts: HashMap<String, String>,
     /// The outcomes of each decision, in the order of the log.
     pub(crate) outcomes: HashMap<String, Vec<String>>,
-    /// How many records of each kind there are.
-    pub(crate) kinds: HashMap<String, usize>,
 }
 
 impl History {
@@ -40,7 +40,6 @@ impl History {
 
     fn note(&mut self, leaf: &Value) {
         let text = |name: &str| leaf[name].as_str().unwrap_or_default().to_owned();
-        *self.kinds.entry(text("kind")).or_default() += 1;
         match text("kind").as_str() {
             "decision" => {
                 let twice = self.verdicts.insert(text("record_id"), text("decision"));
@@ -87,8 +86,10 @@ pub(crate) fn reached(upstream: &FakeUpstream) -> Vec<Reached> {
             evaluation_id: meta(&request.body, "dev.countersign/evaluation-id"),
         })
         .collect();
-    // A server that forgot requests could not prove that there were none.
-    assert_eq!(calls.len(), upstream.calls().len(), "the server's log of requests is not complete");
+    // A server that forgot requests could not prove that there were none. One that was read when its
+    // sender died may not have been executed; it counts all the same.
+    assert!(requests.len() < REQUESTS_MAX, "the server's log of requests may not be complete");
+    assert!(calls.len() >= upstream.calls().len(), "an executed call was never read");
     calls
 }
 

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::settings::setting;
+
+/// The program under test, unless `COUNTERSIGN_TEST_PROGRAM` names another build of it.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_countersign");
 
 /// The server's name in the configuration.
@@ -65,8 +68,9 @@ impl Project {
         self.root.join("countersign-data")
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+    /// A command of the program on this installation.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(setting("COUNTERSIGN_TEST_PROGRAM", PROGRAM.to_owned()));
         command.arg("--dir").arg(&self.root).args(args);
         command
     }
@@ -76,17 +80,6 @@ impl Project {
         let output = self.command(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Starts the gateway as a process that survives a write past its file size limit, and waits.
-    pub(crate) fn serve_without_xfsz(&self) -> Gateway {
-        let serve = self.command(&["serve", "--json"]);
-        let mut command = Command::new("sh");
-        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
-        command.arg(serve.get_program()).args(serve.get_args());
-        let mut gateway = Gateway::spawn(command);
-        gateway.ready();
-        gateway
     }
 
     /// Starts the gateway without waiting for it.
@@ -113,7 +106,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    fn spawn(mut command: Command) -> Self {
+    /// Starts a gateway; what it says is not read yet.
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         Self { child, url: String::new(), started_in: Duration::ZERO, since: Instant::now() }
     }
@@ -137,7 +131,7 @@ impl Gateway {
         assert!(status.success(), "the gateway did not stop cleanly: {status}");
     }
 
-    /// Ends it with SIGKILL, at once.
+    /// Ends it with SIGKILL, at once; one that ended already stays so.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -146,8 +140,6 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // Nothing to do if it ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }

@@ -2,7 +2,7 @@
 
 use countersign_decision::{Bundle, run_tests};
 
-use crate::support::read;
+use crate::support::{MANIFEST, files, read, tools};
 
 #[test]
 fn shipped_bundles_pass_their_own_tests() {
@@ -62,4 +62,18 @@ fn a_failing_test_says_what_differs() {
     no test is decided by policy `support-agent`
     0 passed, 1 failed
     ");
+}
+
+#[test]
+fn a_server_is_found_beside_one_whose_name_begins_alike() {
+    let mut all = files("");
+    for suffix in ["", "-eu"] {
+        let pins = tools().to_string().replace("\"crm\"", &format!("\"crm{suffix}\""));
+        all.0.insert(format!("tools/crm{suffix}.json"), pins.into_bytes());
+        all.0.insert(format!("manifests/crm{suffix}.toml"), MANIFEST.as_bytes().to_vec());
+    }
+    let bundle = Bundle::load(&all).unwrap();
+    for server in ["crm", "crm-eu"] {
+        assert!(bundle.server(&server.parse().unwrap()).is_some(), "{server}");
+    }
 }

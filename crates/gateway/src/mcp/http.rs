@@ -152,7 +152,7 @@ pub(crate) fn unauthorized(refusal: AuthRefusal) -> Response {
 pub(crate) async fn respond(mut messages: mpsc::Receiver<Out>) -> Response {
     match tokio::time::timeout(KEEP_ALIVE, messages.recv()).await {
         Ok(Some(Out::Last(reply))) => single(reply),
-        Ok(Some(first @ Out::Message(_))) => stream(Some(first), messages),
+        Ok(Some(first @ (Out::Message(_) | Out::Cancelled))) => stream(Some(first), messages),
         Ok(None) => {
             let error = RpcError::new(code::INTERNAL_ERROR, "the call ended without an answer");
             rpc_error(None, &RpcError { status: 500, ..error })
@@ -186,7 +186,7 @@ fn stream(first: Option<Out>, messages: mpsc::Receiver<Out>) -> Response {
             match next {
                 Ok(Some(Out::Message(text))) => Some((event(&text), (None, Some(messages)))),
                 Ok(Some(Out::Last(reply))) => Some((event(&reply.body), (None, None))),
-                Ok(None) => None,
+                Ok(Some(Out::Cancelled) | None) => None,
                 Err(_) => Some((keep_alive(), (None, Some(messages)))),
             }
         },

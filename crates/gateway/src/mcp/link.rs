@@ -21,6 +21,8 @@ pub enum Out {
     Message(String),
     /// The response; nothing follows.
     Last(Reply),
+    /// The client cancelled and expects no response; nothing follows.
+    Cancelled,
 }
 
 /// The response to one request.
@@ -138,6 +140,14 @@ impl Link {
     pub async fn notify(&self, method: &str, params: Option<&RawValue>) {
         let attached = self.attached.lock().await;
         let _ = attached.out.send(Out::Message(message::notification(method, params))).await;
+    }
+
+    /// Lets go of a client that cancelled: it gets no response (MCP 2025-11-25, cancellation,
+    /// "Behavior Requirements").
+    pub async fn hang_up(&self) {
+        let (nobody, _) = mpsc::channel(1);
+        let out = std::mem::replace(&mut self.attached.lock().await.out, nobody);
+        let _ = out.send(Out::Cancelled).await;
     }
 
     /// Sends the response and ends the link.

@@ -7,8 +7,11 @@ use sqlx::{Connection as _, SqliteConnection};
 use super::{Check, Problem};
 use crate::db::{self, MIGRATIONS};
 
-/// Type, table and text of each object, by its name; bytes, since damaged text may not be UTF-8.
-type Schema = BTreeMap<Vec<u8>, (Vec<u8>, Vec<u8>, Option<Vec<u8>>)>;
+/// Name, type, table and text of an object; bytes, since damaged text may not be UTF-8.
+type Object = (Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
+/// The objects by name.
+type Schema = BTreeMap<Vec<u8>, Object>;
 
 impl Check<'_> {
     /// Compares the schema with what the migrations up to its version make.
@@ -54,11 +57,11 @@ async fn made(version: i64) -> Result<Schema, sqlx::Error> {
 }
 
 async fn read(conn: &mut SqliteConnection) -> Result<Schema, sqlx::Error> {
-    let rows: Vec<(Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
+    let objects: Vec<Object> = sqlx::query_as(
         "SELECT CAST(name AS BLOB), CAST(type AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB)
            FROM sqlite_schema",
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|(name, kind, table, sql)| (name, (kind, table, sql))).collect())
+    Ok(objects.into_iter().map(|object| (object.0.clone(), object)).collect())
 }
