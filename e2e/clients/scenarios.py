@@ -151,7 +151,10 @@ def asks(place, client):
         {"prompt": "why?"},
     )
     script.tool("get-roots-list", "a roots request is answered", says("file:///e2e/root"))
-    wanted = {"elicitation/create", "sampling/createMessage", "roots/list"}
+    wanted = {"elicitation/create", "sampling/createMessage"}
+    if not client.is_modern():
+        # Without sessions of their own, clients of one agent share the server's, which remembers the roots.
+        wanted.add("roots/list")
     script.finally_("the client was asked", lambda report: wanted <= {asked["method"] for asked in report["asked"]})
     return script
 

@@ -145,8 +145,7 @@ impl Call<'_> {
             None => request.target.as_deref(),
         };
         if let Some(tool) = tool {
-            upstream.param_headers =
-                mcp::param_headers(tool.definition.get(), &request.arguments);
+            upstream.param_headers = mcp::param_headers(tool.definition.get(), &request.arguments);
             upstream.timeout = tool.timeout_ms.map(Duration::from_millis);
         }
         if self.context.is_modern() {
@@ -235,7 +234,8 @@ impl Call<'_> {
     /// Subscribes to a resource at a server of the stateless era: an open `subscriptions/listen`
     /// stands in for the subscription, and what comes on it goes to the session's stream.
     async fn subscribe(&self, permit: Permit, session: &Arc<Session>) -> Forwarded {
-        let (Some(client), Some(uri)) = (self.link.session(), self.request.target.as_deref()) else {
+        let (Some(client), Some(uri)) = (self.link.session(), self.request.target.as_deref())
+        else {
             return Forwarded::NotSent("there is no session to subscribe for".into());
         };
         let params = json!({"notifications": {"resourceSubscriptions": [uri]}});
@@ -326,4 +326,3 @@ pub(crate) fn input_requests(required: &RawValue) -> Vec<Question> {
     let requests = requests.unwrap_or_default();
     requests.iter().filter_map(|request| question(&request.name, request.value)).collect()
 }
-

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use countersign_decision::decide;
 use countersign_model::{CallFacts, Decision, Facts, OutcomeStatus, RecordId, Verdict};
-use serde_json::value::RawValue;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::envelope::{member, string};
 use crate::forward::{Call, input_requests};
@@ -46,9 +46,7 @@ pub(crate) async fn server_request(
     method: String,
     params: Option<Box<RawValue>>,
 ) -> Result<Box<RawValue>, Box<RawValue>> {
-    let error = |code: i64, text: &str| {
-        Err(raw(RpcError::new(code, text).to_json().to_string()))
-    };
+    let error = |code: i64, text: &str| Err(raw(RpcError::new(code, text).to_json().to_string()));
     if !METHODS.contains(&method.as_str()) {
         return error(code::METHOD_NOT_FOUND, "this request is not passed on");
     }
@@ -78,10 +76,7 @@ pub(crate) async fn server_request(
 /// # Errors
 ///
 /// Says why the call ends without them.
-pub(crate) async fn input_required(
-    call: &Call<'_>,
-    required: &RawValue,
-) -> Result<Asked, String> {
+pub(crate) async fn input_required(call: &Call<'_>, required: &RawValue) -> Result<Asked, String> {
     let questions = input_requests(required);
     if questions.is_empty() {
         // The server only wants the same request again, with its state.
@@ -94,7 +89,10 @@ pub(crate) async fn input_required(
     let mut owed = Vec::new();
     for question in questions {
         if !METHODS.contains(&question.method.as_str()) {
-            return Err(format!("the server asked for `{}`, which is not passed on", question.method));
+            return Err(format!(
+                "the server asked for `{}`, which is not passed on",
+                question.method
+            ));
         }
         match judge(call, &question).await? {
             Judged::Ask(facts) => {
@@ -117,7 +115,7 @@ pub(crate) async fn input_required(
         }
         NoAnswer::Gone => "the client did not answer".into(),
     })?;
-    Ok(Asked { responses: Some(merge(&responses, answers)) })
+    Ok(Asked { responses: Some(merge(&responses, &answers)) })
 }
 
 /// Decides on a question and records the decision.
@@ -158,13 +156,17 @@ fn judged(facts: Facts, decision: &Decision) -> Judged {
 }
 
 /// Records what came of a question that was asked.
-async fn settle(call: &Call<'_>, facts: &Facts, answer: Option<&RawValue>) -> Result<(), NotRecorded> {
+async fn settle(
+    call: &Call<'_>,
+    facts: &Facts,
+    answer: Option<&RawValue>,
+) -> Result<(), NotRecorded> {
     let status = if answer.is_some() { OutcomeStatus::Executed } else { OutcomeStatus::Failed };
     call.pipeline.settle(facts, status, answer).await
 }
 
 /// Adds the answers that the client was not asked for.
-fn merge(responses: &RawValue, own: Vec<(String, Box<RawValue>)>) -> Box<RawValue> {
+fn merge(responses: &RawValue, own: &[(String, Box<RawValue>)]) -> Box<RawValue> {
     if own.is_empty() {
         return responses.to_owned();
     }
@@ -174,4 +176,3 @@ fn merge(responses: &RawValue, own: Vec<(String, Box<RawValue>)>) -> Box<RawValu
     all.extend(own.iter().map(|(key, answer)| (key.as_str(), answer.clone())));
     object(&all)
 }
-

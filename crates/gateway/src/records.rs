@@ -89,7 +89,9 @@ fn seal_arguments(mut draft: Draft, arguments: &Value) -> Draft {
             draft
         }
         Value::Null => draft,
-        other => draft.sealed("arguments", other.clone()),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            draft.sealed("arguments", arguments.clone())
+        }
     }
 }
 

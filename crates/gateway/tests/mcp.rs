@@ -3,10 +3,13 @@
 mod world;
 
 use countersign_testkit::Behaviour;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use world::{Answer, PERMIT_ALL, World};
+use world::{Answer, PERMIT_ALL, World, modern_body};
 
 /// A client of the stateful era.
 struct Legacy<'w> {
@@ -110,6 +113,24 @@ async fn a_denied_subscription_reaches_no_server() {
     let answer = client.request("resources/subscribe", uri).await;
     assert_eq!(answer.body["error"]["code"], 1403, "{answer:?}");
     assert!(listens(&world).is_empty());
+}
+
+#[tokio::test]
+async fn a_subscription_on_the_federated_endpoint_hears_every_server() {
+    let world = World::new(PERMIT_ALL).await;
+    let wanted = json!({"promptsListChanged": true});
+    let body = modern_body("subscriptions/listen", json!({"notifications": wanted}));
+    let request = world.modern_request(&world.key, "/mcp", &body);
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let response = client.request(request.body(Full::from(body.to_string())).unwrap()).await;
+    let mut stream = response.unwrap().into_body();
+    let mut text = String::new();
+    while !text.contains("notifications/subscriptions/acknowledged") {
+        let frame = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+        text.push_str(&String::from_utf8_lossy(&frame));
+    }
+    assert_eq!(listens(&world), [wanted]);
+    assert_eq!(world.kind("decision").await.len(), 1);
 }
 
 #[tokio::test]

@@ -295,6 +295,14 @@ impl Store {
     /// [`StoreError::Forked`] if the database does not extend what was signed: nothing is signed then.
     /// [`StoreError::Io`], [`StoreError::Database`], [`StoreError::Unavailable`].
     pub async fn publish_now(&self) -> Result<u64, StoreError> {
+        // In a task of its own: a caller that goes away must not let the next publication begin while
+        // this one still writes its files.
+        let store = self.clone();
+        let done = tokio::spawn(async move { store.publish().await }).await;
+        done.unwrap_or_else(|_| Err(StoreError::unavailable("the publication broke off")))
+    }
+
+    async fn publish(&self) -> Result<u64, StoreError> {
         let mut publisher = self.inner.publishing.lock().await;
         let mut conn = self.inner.read.acquire().await?;
         let frontier = load_frontier_row(&mut conn, &publisher.tenant).await?;

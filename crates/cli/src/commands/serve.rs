@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::paths::Paths;
@@ -36,8 +36,12 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     }
     let config = Config::read(&paths.config)?;
     let running = run::start(&paths, &config).await?;
+    // Whoever reads the addresses may send a signal at once.
+    let (terminate, interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     announce(&running, args.json);
-    wait_for_the_end(&running, args.idle_exit.map(Duration::from_secs)).await?;
+    let idle = args.idle_exit.map(Duration::from_secs);
+    wait_for_the_end(&running, idle, terminate, interrupt).await;
     running.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -60,15 +64,17 @@ fn announce(running: &Running, as_json: bool) {
 }
 
 /// Waits for a signal, or for the last client to be gone long enough.
-async fn wait_for_the_end(running: &Running, idle: Option<Duration>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn wait_for_the_end(
+    running: &Running,
+    idle: Option<Duration>,
+    mut terminate: Signal,
+    mut interrupt: Signal,
+) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = unused(running, idle) => {}
     }
-    Ok(())
 }
 
 async fn unused(running: &Running, idle: Option<Duration>) {

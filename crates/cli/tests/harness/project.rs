@@ -1,7 +1,8 @@
 //! A whole installation for a test: project folder, agent, upstream in the test's own process, and the
 //! real program as the gateway.
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ pub(crate) const SERVER: &str = "up";
 /// What the agent of every test may do: everything that the server offers.
 const PERMIT: &str = "@id(\"test-permit\")\n\
     permit (principal in Role::\"tester\", action in Action::\"tools\", resource == Server::\"up\");\n";
+/// Bytes of a gateway's last words that a failed test shows.
+const TALK_SHOWN: usize = 4_096;
 /// How long a gateway may take from its start to its first word.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -98,6 +101,8 @@ impl Project {
 /// A running gateway; it is killed when it is dropped.
 pub(crate) struct Gateway {
     pub(crate) child: Child,
+    /// What it says on standard error.
+    talk: File,
     /// The MCP endpoint, once it is ready.
     pub(crate) url: String,
     /// How long the start took.
@@ -108,8 +113,10 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts a gateway; what it says is not read yet.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        Self { child, url: String::new(), started_in: Duration::ZERO, since: Instant::now() }
+        let talk = tempfile::tempfile().unwrap();
+        command.stdout(Stdio::piped()).stderr(talk.try_clone().unwrap());
+        let (child, since) = (command.spawn().unwrap(), Instant::now());
+        Self { child, talk, url: String::new(), started_in: Duration::ZERO, since }
     }
 
     /// Waits until it says where it serves.
@@ -117,7 +124,7 @@ impl Gateway {
         let mut line = String::new();
         BufReader::new(self.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         self.started_in = self.since.elapsed();
-        assert!(!line.is_empty(), "the gateway did not start: {:?}", self.child.wait());
+        assert!(!line.is_empty(), "the gateway did not start: {}", self.end());
         assert!(self.started_in < START_TIMEOUT, "the start took {:?}", self.started_in);
         let said: Value = serde_json::from_str(&line).unwrap();
         self.url = format!("{}/{SERVER}", said["mcp"].as_str().unwrap());
@@ -127,8 +134,17 @@ impl Gateway {
     pub(crate) fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let end = self.end();
+        assert!(end.starts_with("exit status: 0"), "the gateway did not stop cleanly: {end}");
+    }
+
+    /// Waits until it ended, and gives how, with the end of what it said.
+    fn end(&mut self) -> String {
         let status = self.child.wait().unwrap();
-        assert!(status.success(), "the gateway did not stop cleanly: {status}");
+        let mut said = Vec::new();
+        self.talk.rewind().and_then(|()| self.talk.read_to_end(&mut said)).unwrap();
+        let last = said.get(said.len().saturating_sub(TALK_SHOWN)..).unwrap_or_default();
+        format!("{status}\n{}", String::from_utf8_lossy(last))
     }
 
     /// Ends it with SIGKILL, at once; one that ended already stays so.

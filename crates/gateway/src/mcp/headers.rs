@@ -97,31 +97,31 @@ pub(crate) fn annotations_valid(definition: &Value) -> bool {
 fn annotations(definition: &Value) -> Option<Vec<(String, String)>> {
     let mut found: Vec<(String, String)> = Vec::new();
     let schema = definition.get("inputSchema")?;
-    walk(schema, Some(String::new()), &mut found)?;
+    walk(schema, Some(""), &mut found)?;
     let mut tokens: Vec<_> = found.iter().map(|(_, token)| token.to_ascii_lowercase()).collect();
     tokens.sort();
     tokens.dedup();
     (tokens.len() == found.len()).then_some(found)
 }
 
-fn walk(schema: &Value, path: Option<String>, found: &mut Vec<(String, String)>) -> Option<()> {
+fn walk(schema: &Value, path: Option<&str>, found: &mut Vec<(String, String)>) -> Option<()> {
     let Value::Object(members) = schema else { return Some(()) };
     if let Some(annotation) = members.get(ANNOTATION) {
         let token = annotation.as_str().filter(|token| is_token(token))?;
         let kind = members.get("type").and_then(Value::as_str)?;
-        let path = path.as_ref().filter(|path| !path.is_empty())?;
+        let path = path.filter(|path| !path.is_empty())?;
         if !matches!(kind, "string" | "integer" | "boolean") {
             return None;
         }
-        found.push((path.clone(), token.to_owned()));
+        found.push((path.to_owned(), token.to_owned()));
     }
     for (keyword, value) in members {
         match (keyword.as_str(), value) {
             ("properties", Value::Object(properties)) => {
                 for (name, property) in properties {
                     let name = name.replace('~', "~0").replace('/', "~1");
-                    let path = path.as_ref().map(|path| format!("{path}/{name}"));
-                    walk(property, path, found)?;
+                    let path = path.map(|path| format!("{path}/{name}"));
+                    walk(property, path.as_deref(), found)?;
                 }
             }
             ("patternProperties" | "dependentSchemas" | "$defs" | "definitions", Value::Object(map)) => {

@@ -64,10 +64,7 @@ pub(crate) fn check_media(headers: &HeaderMap) -> Result<(), Box<Response>> {
     if accepts(&accept, "application/json") && accepts(&accept, "text/event-stream") {
         Ok(())
     } else {
-        Err(refuse(
-            406,
-            "the `Accept` header must list `application/json` and `text/event-stream`",
-        ))
+        Err(refuse(406, "the `Accept` header must list `application/json` and `text/event-stream`"))
     }
 }
 
@@ -175,9 +172,8 @@ fn single(reply: Reply) -> Response {
 
 /// Streams a call's messages as server-sent events until its response.
 fn stream(first: Option<Out>, messages: mpsc::Receiver<Out>) -> Response {
-    let events = futures_util::stream::unfold(
-        (first, Some(messages)),
-        |(first, messages)| async move {
+    let events =
+        futures_util::stream::unfold((first, Some(messages)), |(first, messages)| async move {
             let mut messages = messages?;
             let next = match first {
                 Some(first) => Ok(Some(first)),
@@ -189,8 +185,7 @@ fn stream(first: Option<Out>, messages: mpsc::Receiver<Out>) -> Response {
                 Ok(Some(Out::Cancelled) | None) => None,
                 Err(_) => Some((keep_alive(), (None, Some(messages)))),
             }
-        },
-    );
+        });
     event_stream(Body::from_stream(events))
 }
 
@@ -254,8 +249,8 @@ mod tests {
             ("text/event-stream", false),
             ("", false),
         ] {
-            let found = accepts(&[header], "application/json")
-                && accepts(&[header], "text/event-stream");
+            let found =
+                accepts(&[header], "application/json") && accepts(&[header], "text/event-stream");
             assert_eq!(found, both, "{header:?}");
         }
     }

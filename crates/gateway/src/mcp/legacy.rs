@@ -6,8 +6,8 @@ use axum::extract::Request;
 use axum::http::header::{ACCEPT, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use serde_json::value::RawValue;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::route::Route;
 use super::serve::{
@@ -79,7 +79,8 @@ async fn initialize(
     id: &RawValue,
     params: Option<&RawValue>,
 ) -> Response {
-    let invalid = |text: &str| http::rpc_error(Some(id), &RpcError::new(code::INVALID_PARAMS, text));
+    let invalid =
+        |text: &str| http::rpc_error(Some(id), &RpcError::new(code::INVALID_PARAMS, text));
     let Some(params) = params else { return invalid("`params` is missing") };
     let Some(offered) = member(params, "protocolVersion").and_then(|raw| string(raw).ok()) else {
         return invalid("`protocolVersion` is missing or no string");
@@ -89,8 +90,7 @@ async fn initialize(
         .map_or_else(|| message::raw("{}".into()), passed_capabilities);
     let profile = ClientProfile { capabilities, version: Some((*version).to_owned()) };
     let now = gateway.now_ms();
-    let opened =
-        gateway.sessions.open(&caller, route.clone(), (*version).to_owned(), profile, now);
+    let opened = gateway.sessions.open(&caller, route.clone(), (*version).to_owned(), profile, now);
     let Some(session) = opened else {
         let error = RpcError::new(code::INTERNAL_ERROR, "too many open sessions");
         return http::rpc_error(Some(id), &RpcError { status: 503, ..error });
@@ -145,11 +145,7 @@ fn session(
 }
 
 /// Takes note of what a client tells.
-async fn notification(
-    session: &Arc<LegacySession>,
-    method: &str,
-    params: Option<&RawValue>,
-) {
+async fn notification(session: &Arc<LegacySession>, method: &str, params: Option<&RawValue>) {
     match method {
         "notifications/cancelled" => {
             if let Some(id) = params.and_then(|params| member(params, "requestId")) {
@@ -186,13 +182,9 @@ fn answer(session: &LegacySession, envelope: &Envelope<'_>) -> Response {
 }
 
 /// Sets the level of log messages, here and at the servers that the session uses.
-async fn set_level(
-    session: &LegacySession,
-    params: Option<&RawValue>,
-) -> Result<(), RpcError> {
+async fn set_level(session: &LegacySession, params: Option<&RawValue>) -> Result<(), RpcError> {
     let level = params.and_then(|params| member(params, "level")).and_then(|raw| string(raw).ok());
-    let levels =
-        ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+    let levels = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
     let Some(level) = level.filter(|level| levels.contains(&level.as_ref())) else {
         return Err(RpcError::new(code::INVALID_PARAMS, "`level` is no log level"));
     };

@@ -77,7 +77,10 @@ pub struct Attached {
 }
 
 enum Peer {
-    Legacy { session: Arc<LegacySession>, cancel: Arc<CancelSignal> },
+    Legacy {
+        session: Arc<LegacySession>,
+        cancel: Arc<CancelSignal>,
+    },
     Modern {
         parking: Arc<Parking>,
         binding: Binding,

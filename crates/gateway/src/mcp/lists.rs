@@ -105,7 +105,10 @@ pub(crate) fn find_tool(context: &Context, name: &str) -> Option<Box<RawValue>> 
     let (server, _) = context.route.inner_name(name)?;
     let rules = context.gateway.rules().current();
     let pinned = rules.bundle.server(&server)?;
-    let tool = pinned.tools.iter().find(|tool| context.route.outer_name(&server, tool.name.tool()) == name)?;
+    let tool = pinned
+        .tools
+        .iter()
+        .find(|tool| context.route.outer_name(&server, tool.name.tool()) == name)?;
     Some(tool.definition.clone())
 }
 
@@ -146,6 +149,15 @@ fn visible(context: &Context, server: &ServerName, list: List) -> bool {
     context.gateway.rules().current().bundle.could_allow(&agent, server, list.action())
 }
 
+/// Names the servers whose messages outside calls policy could ever let the client's agent hear.
+pub(crate) fn subscribable(context: &Context) -> Vec<ServerName> {
+    let agent = AgentFacts::from(context.caller.agent.as_ref());
+    let rules = context.gateway.rules().current();
+    let mut servers = context.gateway.upstreams.servers();
+    servers.retain(|server| rules.bundle.could_allow(&agent, server, "mcp.subscribe"));
+    servers
+}
+
 /// Passes on one page of a server's own list.
 async fn page(
     context: &Context,
@@ -158,7 +170,8 @@ async fn page(
     }
     let session = session(context, server).await?;
     let params = cursor.map(|cursor| message::raw(format!(r#"{{"cursor":{}}}"#, cursor.get())));
-    let page = session.housekeeping(list.method(), params).await.map_err(|error| upstream(&error))?;
+    let page =
+        session.housekeeping(list.method(), params).await.map_err(|error| upstream(&error))?;
     Ok(shaped(context, &page))
 }
 
@@ -332,7 +345,8 @@ pub(crate) fn upstream(error: &UpstreamError) -> RpcError {
     if let UpstreamError::Refused { error, .. } = error {
         let number = member(error, "code").and_then(|code| code.get().parse().ok());
         let text = member(error, "message").and_then(|raw| string(raw).ok());
-        let text = text.map_or_else(|| "the server refused".to_owned(), std::borrow::Cow::into_owned);
+        let text =
+            text.map_or_else(|| "the server refused".to_owned(), std::borrow::Cow::into_owned);
         return RpcError::new(number.unwrap_or(code::INTERNAL_ERROR), text);
     }
     RpcError::new(code::BAD_GATEWAY, "UPSTREAM_UNREACHABLE: the server could not be asked")

@@ -178,7 +178,8 @@ async fn resume(
     let (out, messages) = mpsc::channel(STREAM_QUEUE);
     let retry = Resumed { attached: Attached { id: id.to_owned(), out }, responses };
     let parking = &context.gateway.parking;
-    let resumed = state.is_some_and(|state| parking.resume(&state, &binding(request), retry).is_ok());
+    let resumed =
+        state.is_some_and(|state| parking.resume(&state, &binding(request), retry).is_ok());
     if resumed {
         return http::respond(messages).await;
     }

@@ -163,7 +163,9 @@ impl LegacySession {
     }
 
     fn belongs_to(&self, caller: &Caller, route: &Route) -> bool {
-        self.agent == caller.agent.id && self.credential == caller.credential && self.route == *route
+        self.agent == caller.agent.id
+            && self.credential == caller.credential
+            && self.route == *route
     }
 }
 

@@ -112,7 +112,8 @@ fn passed(
         "notifications/resources/updated" => {
             let params = params?;
             let uri = member(params, "uri").and_then(|raw| string(raw).ok())?;
-            let outer = message::raw(Value::from(route.outer_uri(server, &uri).as_ref()).to_string());
+            let outer =
+                message::raw(Value::from(route.outer_uri(server, &uri).as_ref()).to_string());
             let params = edit_object(params, &[Edit::set(&["uri"], &outer)]).ok()?;
             Some(message::notification(method, Some(&params)))
         }
@@ -121,7 +122,7 @@ fn passed(
 }
 
 /// What a client wants to hear, as `notifications` in `subscriptions/listen`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Filter {
     tools: bool,
     prompts: bool,
@@ -191,6 +192,9 @@ pub(crate) async fn listen(context: Context, id: &RawValue, params: Option<&RawV
     };
     let mut servers: Vec<ServerName> = match &context.route {
         Route::One(server) => vec![server.clone()],
+        Route::All if filter.tools || filter.prompts || filter.resources => {
+            lists::subscribable(&context)
+        }
         Route::All => filter
             .uris
             .iter()
@@ -210,11 +214,12 @@ pub(crate) async fn listen(context: Context, id: &RawValue, params: Option<&RawV
         if out.send(message::notification(method, Some(&acknowledged))).await.is_err() {
             return;
         }
-        let relays = sources.into_iter().map(|source| {
-            relay(context.route.clone(), &granted, source, out.clone(), &id)
-        });
+        let quiet = sources.is_empty(); // no server has anything to say, which is no end
+        let relays = sources
+            .into_iter()
+            .map(|source| relay(context.route.clone(), &granted, source, out.clone(), &id));
         tokio::select! {
-            _ = futures_util::future::join_all(relays) => {}
+            _ = futures_util::future::join_all(relays), if !quiet => {}
             () = out.closed() => {}
         }
         // Servers gone: end with a result, so that the client knows that nothing more comes.
@@ -244,13 +249,20 @@ async fn open(
     for server in servers {
         let Ok(session) = lists::session(context, server).await else { continue };
         let modern = matches!(session.era(), Era::Modern { .. });
+        let mut uris = Vec::new();
         for uri in &filter.uris {
             let Some((of, _)) = context.route.inner_uri(uri) else { continue };
             if of == *server && subscribe(context, uri, modern).await {
-                granted.push(uri.clone());
+                uris.push(uri.clone());
             }
         }
-        let exchange = if modern { listen_upstream(context, server, &filter, &session).await } else { None };
+        granted.extend(uris.iter().cloned());
+        let exchange = if modern {
+            let wanted = Filter { uris, ..filter.clone() };
+            listen_upstream(context, server, &wanted, &session).await
+        } else {
+            None
+        };
         sources.push(Source { server: server.clone(), session, exchange });
     }
     filter.uris = granted;
@@ -324,7 +336,8 @@ async fn relay(
                 Ok(SessionEvent::Notification { method, params }) => {
                     (method.to_string(), params.map(|params| params.as_ref().to_owned()))
                 }
-                Ok(SessionEvent::Closed(_)) | Err(tokio::sync::broadcast::error::RecvError::Closed) => {
+                Ok(SessionEvent::Closed(_))
+                | Err(tokio::sync::broadcast::error::RecvError::Closed) => {
                     return;
                 }
                 Ok(_) | Err(_) => continue,
@@ -334,17 +347,18 @@ async fn relay(
             continue;
         }
         let params = params.unwrap_or_else(|| message::raw("{}".into()));
-        let params = match (method.as_str(), member(&params, "uri").and_then(|raw| string(raw).ok())) {
-            ("notifications/resources/updated", Some(uri)) => {
-                let outer = route.outer_uri(&source.server, &uri).into_owned();
-                if !granted.uris.contains(&outer) {
-                    continue;
+        let params =
+            match (method.as_str(), member(&params, "uri").and_then(|raw| string(raw).ok())) {
+                ("notifications/resources/updated", Some(uri)) => {
+                    let outer = route.outer_uri(&source.server, &uri).into_owned();
+                    if !granted.uris.contains(&outer) {
+                        continue;
+                    }
+                    let outer = message::raw(Value::from(outer).to_string());
+                    edit_object(&params, &[Edit::set(&["uri"], &outer)]).unwrap_or(params.clone())
                 }
-                let outer = message::raw(Value::from(outer).to_string());
-                edit_object(&params, &[Edit::set(&["uri"], &outer)]).unwrap_or(params.clone())
-            }
-            _ => params,
-        };
+                _ => params,
+            };
         let params = tagged(id, &params);
         if out.send(message::notification(&method, Some(&params))).await.is_err() {
             return;

@@ -1,8 +1,9 @@
 //! A whole gateway for a test: real store in a temporary folder, real sockets, a fake upstream that
 //! counts what it saw.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests may panic as tests may")]
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -38,7 +39,6 @@ pub(crate) struct World {
     pub(crate) upstream: FakeUpstream,
     pub(crate) url: String,
     pub(crate) key: String,
-    pub(crate) clock: Arc<TestClock>,
     pub(crate) folder: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
 }
@@ -118,7 +118,7 @@ impl World {
             std::future::pending(),
         ));
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { gateway, store, upstream, url, key, clock, folder, http }
+        Self { gateway, store, upstream, url, key, folder, http }
     }
 
     /// Sends a request of the stateless era to one endpoint, with the headers that it needs.
@@ -189,9 +189,6 @@ impl World {
         Reader::open(&self.folder.path().join("data"), None).await.unwrap()
     }
 
-    pub(crate) fn data(&self) -> &Path {
-        self.store.folder()
-    }
 }
 
 /// A request of the stateless era.

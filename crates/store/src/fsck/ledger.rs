@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use countersign_ledger::stream::StreamChecker;
 use countersign_ledger::{Frontier, Hash, Leaf, leaf_hash};
 use countersign_model::RecordId;
-use futures_util::TryStreamExt as _;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
@@ -14,6 +13,8 @@ use crate::db::int;
 
 /// How often progress is told, in leaves.
 const PROGRESS_EVERY: u64 = 1_024;
+/// Rows that are read at a time.
+const ROWS_AT_ONCE: i64 = 1_024;
 
 /// What later checks need of a record.
 #[derive(Clone, Debug, Default)]
@@ -49,12 +50,13 @@ struct Place {
 }
 
 impl Place {
-    fn read(row: &SqliteRow, at: usize) -> Result<Self, sqlx::Error> {
+    /// Reads the first columns of a row.
+    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            tenant: row.try_get(at)?,
-            replica: row.try_get(at + 1)?,
-            epoch: row.try_get(at + 2)?,
-            seq: row.try_get(at + 3)?,
+            tenant: row.try_get(0)?,
+            replica: row.try_get(1)?,
+            epoch: row.try_get(2)?,
+            seq: row.try_get(3)?,
         })
     }
 
@@ -107,32 +109,57 @@ impl Check<'_> {
         self.note_root(&pass.computed);
         // Both are in the order of the log: one writer writes both rows of a record at once. Paired by
         // order and not by key, a damaged key is seen for what it is.
-        let mut rows = sqlx::query(
-            "SELECT l.idx, CAST(l.tenant AS BLOB), CAST(l.replica AS BLOB), l.epoch, l.seq, l.leaf_hash,
-                    CAST(i.tenant AS BLOB), CAST(i.replica AS BLOB), i.epoch, i.seq,
-                    i.id, i.record, CAST(i.kind AS BLOB), i.prev, i.body
-               FROM (SELECT *, row_number() OVER (ORDER BY tenant, idx) AS n FROM leaf) l
-               FULL JOIN (SELECT *, rowid AS id, row_number() OVER (ORDER BY rowid) AS n
-                            FROM intake NOT INDEXED) i ON i.n = l.n
-              ORDER BY coalesce(i.n, l.n)",
-        )
-        .fetch(&mut *self.conn);
-        let (roots, report) = (&mut self.roots, &mut self.report);
-        while let Some(row) = rows.try_next().await.map_err(&broken)? {
-            let n = pass.computed.size().0;
-            pass.pair(n, &read_pair(&row, n)?)?;
-            let size_now = pass.computed.size().0;
-            if let Some(root) = roots.get_mut(&size_now) {
-                *root = Some(pass.computed.root());
+        let (mut last_leaf, mut last_intake) = (i64::MIN, i64::MIN);
+        loop {
+            let leaves = self.leaf_rows(last_leaf).await?;
+            let records = self.intake_rows(last_intake).await?;
+            if leaves.is_empty() && records.is_empty() {
+                break;
             }
-            if size_now.is_multiple_of(PROGRESS_EVERY) || size_now == size {
-                progress(size_now, size);
+            for place in 0..leaves.len().max(records.len()) {
+                let n = pass.computed.size().0;
+                let pair = read_pair(leaves.get(place), records.get(place), n)?;
+                (last_leaf, last_intake) = (pair.index, pair.rowid);
+                pass.pair(n, &pair)?;
+                self.note_root(&pass.computed);
+                let done = pass.computed.size().0;
+                if done.is_multiple_of(PROGRESS_EVERY) || done == size {
+                    progress(done, size);
+                }
             }
         }
-        drop(rows);
+        let report = &mut self.report;
         (report.leaves, report.root) = (pass.computed.size().0, pass.computed.root().to_string());
         self.frontier(&pass).await?;
         Ok(pass.records)
+    }
+
+    /// Reads the next rows of `leaf`.
+    async fn leaf_rows(&mut self, after: i64) -> Result<Vec<SqliteRow>, Problem> {
+        sqlx::query(
+            "SELECT CAST(tenant AS BLOB), CAST(replica AS BLOB), epoch, seq, idx, leaf_hash
+               FROM leaf WHERE tenant = $1 AND idx > $2 ORDER BY idx LIMIT $3",
+        )
+        .bind(&self.tenant)
+        .bind(after)
+        .bind(ROWS_AT_ONCE)
+        .fetch_all(&mut *self.conn)
+        .await
+        .map_err(Problem::query("leaf"))
+    }
+
+    /// Reads the next rows of `intake`.
+    async fn intake_rows(&mut self, after: i64) -> Result<Vec<SqliteRow>, Problem> {
+        sqlx::query(
+            "SELECT CAST(tenant AS BLOB), CAST(replica AS BLOB), epoch, seq,
+                    rowid, record, CAST(kind AS BLOB), prev, body
+               FROM intake NOT INDEXED WHERE rowid > $1 ORDER BY rowid LIMIT $2",
+        )
+        .bind(after)
+        .bind(ROWS_AT_ONCE)
+        .fetch_all(&mut *self.conn)
+        .await
+        .map_err(Problem::query("intake"))
     }
 
     /// Checks that the leaves are numbered without a hole: a damaged key would shift the others.
@@ -199,27 +226,31 @@ impl Check<'_> {
     }
 }
 
-fn read_pair(row: &SqliteRow, n: u64) -> Result<Pair, Problem> {
+fn read_pair(
+    leaf: Option<&SqliteRow>,
+    record: Option<&SqliteRow>,
+    n: u64,
+) -> Result<Pair, Problem> {
+    let Some(leaf) = leaf else {
+        return Err(Problem::row("leaf", n, "idx", "the leaf is missing"));
+    };
+    let Some(record) = record else {
+        return Err(Problem::row("intake", n, "body", "the record is missing"));
+    };
     let read = || -> Result<Pair, sqlx::Error> {
         Ok(Pair {
-            index: row.try_get(0)?,
-            leaf: Place::read(row, 1)?,
-            hash: row.try_get(5)?,
-            intake: Place::read(row, 6)?,
-            rowid: row.try_get(10)?,
-            record: row.try_get(11)?,
-            kind: row.try_get(12)?,
-            prev: row.try_get(13)?,
-            body: row.try_get(14)?,
+            leaf: Place::read(leaf)?,
+            index: leaf.try_get(4)?,
+            hash: leaf.try_get(5)?,
+            intake: Place::read(record)?,
+            rowid: record.try_get(4)?,
+            record: record.try_get(5)?,
+            kind: record.try_get(6)?,
+            prev: record.try_get(7)?,
+            body: record.try_get(8)?,
         })
     };
-    let missing = |place: usize| row.try_get::<Option<i64>, _>(place).ok().flatten().is_none();
-    match read() {
-        Ok(pair) => Ok(pair),
-        Err(_) if missing(0) => Err(Problem::row("leaf", n, "idx", "the leaf is missing")),
-        Err(_) if missing(10) => Err(Problem::row("intake", n, "body", "the record is missing")),
-        Err(error) => Err(Problem::row("intake", n, "", error)),
-    }
+    read().map_err(|error| Problem::row("intake", n, "", error))
 }
 
 impl Pass {

@@ -202,6 +202,26 @@ async fn a_published_log_passes_the_offline_check_at_every_size() {
     world.open().await.shutdown().await.unwrap();
 }
 
+/// A gateway that stops aborts its publisher and publishes once more itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_whose_caller_goes_away_does_not_meet_the_next_one() {
+    let world = World::new();
+    let store = world.create().await;
+    for round in 0_u64..60 {
+        store.append(Draft::new(world.id(), Kind::Check)).await.unwrap();
+        let publishing = tokio::spawn({
+            let store = store.clone();
+            async move { store.publish_now().await }
+        });
+        // Somewhere in the middle: the rounds cover the whole length of a publication.
+        tokio::time::sleep(std::time::Duration::from_micros(round * 100)).await;
+        publishing.abort();
+        store.publish_now().await.unwrap();
+    }
+    store.shutdown().await.unwrap();
+    countersign_store::fsck::check(&world.path(), None, &mut |_, _| {}).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn t13_a_database_older_than_what_was_published_is_refused() {
     let world = World::new();
