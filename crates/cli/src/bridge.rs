@@ -43,12 +43,8 @@ struct Bridge {
 pub(crate) async fn run(client: McpClient) -> anyhow::Result<()> {
     let (output, lines) = mpsc::channel(OUTPUT_QUEUE);
     let writer = tokio::spawn(write(lines));
-    let bridge = Arc::new(Bridge {
-        client,
-        session: Mutex::default(),
-        running: Mutex::default(),
-        output,
-    });
+    let bridge =
+        Arc::new(Bridge { client, session: Mutex::default(), running: Mutex::default(), output });
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     let mut calls = JoinSet::new();
     let mut listening: Option<AbortHandle> = None;
@@ -151,8 +147,10 @@ impl Bridge {
                 // A stdio client has no headers that could differ from its body.
                 ("countersign-bridge", "stdio".to_owned()),
             ];
-            let name = if method == "resources/read" { text("/params/uri") } else { text("/params/name") };
-            headers.extend(name.map(|name| ("mcp-name", countersign_gateway::mcp::header_text(name))));
+            let name =
+                if method == "resources/read" { text("/params/uri") } else { text("/params/name") };
+            headers
+                .extend(name.map(|name| ("mcp-name", countersign_gateway::mcp::header_text(name))));
             return headers;
         }
         let session = lock(&self.session).clone();
@@ -174,7 +172,8 @@ impl Bridge {
         if stream {
             return self.relay_events(response).await;
         }
-        let bytes = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        let bytes =
+            response.into_body().collect().await.context("the answer broke off")?.to_bytes();
         let mut answer: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("the gateway answered with HTTP status {status}"))?;
         if message.get("method").is_some_and(|method| method == "initialize") {

@@ -78,7 +78,11 @@ async fn call(name: &str, arguments: &Value) -> Result<String, String> {
         "refund" => {
             let paid = json!({"order_id": text("order_id"), "amount": arguments.get("amount")});
             append("refunds.jsonl", &paid)?;
-            Ok(format!("paid back {} dollars for {}", arguments.get("amount").unwrap_or(&Value::Null), text("order_id")))
+            Ok(format!(
+                "paid back {} dollars for {}",
+                arguments.get("amount").unwrap_or(&Value::Null),
+                text("order_id")
+            ))
         }
         "delete_file" => delete(Path::new(text("path"))),
         "send_email" => {

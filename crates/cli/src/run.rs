@@ -45,13 +45,13 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
     let store = Store::open(&paths.data, store_config(config)).await.with_context(|| {
         format!("cannot open the ledger in {} (`countersign init` makes one)", paths.data.display())
     })?;
-    let gateway = Gateway::new(config.gateway(paths)?, store.clone(), Arc::new(SystemClock), ids())?;
+    let gateway =
+        Gateway::new(config.gateway(paths)?, store.clone(), Arc::new(SystemClock), ids())?;
     gateway.keep_bundle("countersign").await.context("cannot record the policy bundle")?;
 
     let data_listener = listen(&config.data_plane.listen).await?;
     let control_listener = listen(&config.control_plane.listen).await?;
-    let (data_plane, control_plane) =
-        (data_listener.local_addr()?, control_listener.local_addr()?);
+    let (data_plane, control_plane) = (data_listener.local_addr()?, control_listener.local_addr()?);
 
     let (stop, stopped) = watch::channel(false);
     let token = ControlToken::read_or_create(&paths.token())?;

@@ -1,6 +1,14 @@
 //! Holds the shape of the workspace: arrows between crates, banned dependencies, no I/O under the pure
 //! crates, one place that reads the clock. Prints, without failing, the longest files and functions.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    reason = "a test of the sources may panic as tests may, and prints what it measured"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -15,10 +23,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("evidence", &["model", "ledger", "decision", "store"]),
     ("gateway", &["model", "decision", "ledger", "store"]),
     ("console", &["model", "decision", "ledger", "store", "evidence"]),
-    (
-        "cli",
-        &["model", "ledger", "decision", "store", "evidence", "gateway", "console"],
-    ),
+    ("cli", &["model", "ledger", "decision", "store", "evidence", "gateway", "console"]),
     ("testkit", &[]),
     ("benches", &[]),
 ];
@@ -27,7 +32,8 @@ const PURE: [&str; 3] = ["model", "ledger", "decision"];
 /// What must not be anywhere below a pure crate.
 const NOT_BELOW_PURE: [&str; 5] = ["tokio", "axum", "sqlx", "reqwest", "hyper"];
 /// What must not be anywhere in the program.
-const BANNED: [&str; 6] = ["openssl", "openssl-sys", "native-tls", "ring", "serde_yaml", "serde_yml"];
+const BANNED: [&str; 6] =
+    ["openssl", "openssl-sys", "native-tls", "ring", "serde_yaml", "serde_yml"];
 /// Words that only named files may have.
 const WORDS: [(&str, &[&str]); 3] = [
     ("SystemTime::now", &["crates/cli/src/clock.rs"]),
@@ -99,7 +105,8 @@ fn below(metadata: &Metadata, name: &str) -> BTreeSet<String> {
                 kind.kind != DependencyKind::Development
                     && kind.target.as_ref().is_none_or(|target| {
                         // What only other systems need is not in our program.
-                        !target.to_string().contains("windows") && !target.to_string().contains("wasm")
+                        !target.to_string().contains("windows")
+                            && !target.to_string().contains("wasm")
                     })
             });
             if used && seen.insert(&dependency.pkg) {
@@ -114,13 +121,18 @@ fn below(metadata: &Metadata, name: &str) -> BTreeSet<String> {
 fn some_words_stand_in_one_place_only() {
     for file in sources() {
         let path = file.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-        if !path.contains("/src/") || path.starts_with("crates/testkit") || path.starts_with("benches") {
+        if !path.contains("/src/")
+            || path.starts_with("crates/testkit")
+            || path.starts_with("benches")
+        {
             continue;
         }
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
         for (word, places) in WORDS {
-            let used = code.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(word));
+            let used = code
+                .lines()
+                .any(|line| !line.trim_start().starts_with("//") && line.contains(word));
             assert!(!used || places.contains(&path.as_str()), "{path} uses {word}");
         }
     }
@@ -138,9 +150,11 @@ fn the_longest_files_and_functions_are_printed() {
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
         files.push((code.lines().count(), path.clone()));
-        functions.extend(function_lengths(code).into_iter().map(|(lines, name)| {
-            (lines, format!("{path}: {name}"))
-        }));
+        functions.extend(
+            function_lengths(code)
+                .into_iter()
+                .map(|(lines, name)| (lines, format!("{path}: {name}"))),
+        );
     }
     for (what, mut found) in [("files", files), ("functions", functions)] {
         found.sort_by(|a, b| b.cmp(a));
@@ -160,7 +174,10 @@ fn function_lengths(code: &str) -> Vec<(usize, String)> {
         let Some(name) = trimmed.split("fn ").nth(1).filter(|_| !trimmed.starts_with("//")) else {
             continue;
         };
-        if !trimmed.starts_with("fn ") && !trimmed.starts_with("pub") && !trimmed.starts_with("async fn ") {
+        if !trimmed.starts_with("fn ")
+            && !trimmed.starts_with("pub")
+            && !trimmed.starts_with("async fn ")
+        {
             continue;
         }
         let close = format!("{}}}", &line[..line.len() - trimmed.len()]);

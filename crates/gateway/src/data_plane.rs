@@ -33,9 +33,8 @@ pub async fn serve(
         .map(|server| tokio::spawn(crate::watch::watch(Arc::clone(&gateway), server)))
         .collect();
     let sweeping = tokio::spawn(sweep(Arc::clone(&gateway)));
-    let served = axum::serve(listener, router(Arc::clone(&gateway)))
-        .with_graceful_shutdown(stop)
-        .await;
+    let served =
+        axum::serve(listener, router(Arc::clone(&gateway))).with_graceful_shutdown(stop).await;
     watching.into_iter().chain([sweeping]).for_each(|task| task.abort());
     served
 }
@@ -53,9 +52,8 @@ async fn sweep(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(SESSION_SWEEP_INTERVAL).await;
         let agents = gateway.store().agents().list();
-        let may_act = |id| {
-            agents.iter().any(|agent| agent.id == id && agent.status == AgentStatus::Active)
-        };
+        let may_act =
+            |id| agents.iter().any(|agent| agent.id == id && agent.status == AgentStatus::Active);
         for session in gateway.sessions.close_stale(gateway.now_ms(), may_act) {
             gateway.upstreams.close_owner(&session_owner(&session.id)).await;
         }

@@ -20,7 +20,7 @@ use crate::upstream::{Event, Exchange, Request, Session, UpstreamError};
 
 /// What became of a forwarded call.
 #[derive(Debug)]
-pub enum Forwarded {
+pub(crate) enum Forwarded {
     /// The server's result, as it came.
     Result(Box<RawValue>),
     /// The server's JSON-RPC error, as it came.
@@ -34,7 +34,7 @@ pub enum Forwarded {
 impl Forwarded {
     /// Returns the status for the outcome record.
     #[must_use]
-    pub fn status(&self) -> OutcomeStatus {
+    pub(crate) fn status(&self) -> OutcomeStatus {
         match self {
             Self::Result(_) => OutcomeStatus::Executed,
             Self::Error(_) => OutcomeStatus::Failed,
@@ -45,7 +45,7 @@ impl Forwarded {
 
     /// Returns the answer of the server, if there is one.
     #[must_use]
-    pub fn answer(&self) -> Option<&RawValue> {
+    pub(crate) fn answer(&self) -> Option<&RawValue> {
         match self {
             Self::Result(raw) | Self::Error(raw) => Some(raw),
             Self::NotSent(_) | Self::Lost(_) => None,
@@ -54,7 +54,7 @@ impl Forwarded {
 
     /// Returns why there is no answer.
     #[must_use]
-    pub fn detail(&self) -> Option<&str> {
+    pub(crate) fn detail(&self) -> Option<&str> {
         match self {
             Self::Result(_) | Self::Error(_) => None,
             Self::NotSent(detail) | Self::Lost(detail) => Some(detail),
@@ -275,10 +275,13 @@ impl Call<'_> {
 }
 
 fn not_sent(error: &UpstreamError) -> Forwarded {
-    match error {
-        UpstreamError::Refused { error, .. } => Forwarded::Error(error.clone()),
-        error if error.is_not_sent() => Forwarded::NotSent(error.to_string()),
-        error => Forwarded::Lost(error.to_string()),
+    if let UpstreamError::Refused { error, .. } = error {
+        return Forwarded::Error(error.clone());
+    }
+    if error.is_not_sent() {
+        Forwarded::NotSent(error.to_string())
+    } else {
+        Forwarded::Lost(error.to_string())
     }
 }
 

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use countersign_model::{
-    AgentName, Draft, Environment, Kind, RecordId, ServerName, TenantId,
-};
+use countersign_model::{AgentName, Draft, Environment, Kind, RecordId, ServerName, TenantId};
 use countersign_store::{Clock, IdSource, Store, StoreError};
 
 use crate::identity::Identity;
@@ -101,24 +99,17 @@ impl Gateway {
         clock: Arc<dyn Clock>,
         ids: IdSource,
     ) -> Result<Arc<Self>, RulesError> {
-        let rules = Arc::new(Rules::load(&config.policies, &config.pins, config.environments.clone())?);
-        let upstreams = Arc::new(Upstreams::new(
-            std::mem::take(&mut config.upstreams),
-            &config.identity,
-        ));
+        let rules =
+            Arc::new(Rules::load(&config.policies, &config.pins, config.environments.clone())?);
+        let upstreams =
+            Arc::new(Upstreams::new(std::mem::take(&mut config.upstreams), &config.identity));
         let identity = Identity::new(
             store.clone(),
             Arc::clone(&clock),
             Arc::clone(&ids),
             config.fixed_agent.clone(),
         );
-        let pipeline = Pipeline {
-            tenant: config.tenant.clone(),
-            rules,
-            store,
-            clock,
-            ids,
-        };
+        let pipeline = Pipeline { tenant: config.tenant.clone(), rules, store, clock, ids };
         Ok(Arc::new(Self {
             config,
             identity,

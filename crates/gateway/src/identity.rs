@@ -128,10 +128,7 @@ impl Identity {
             .with("window_ms", ACCEPTED_WINDOW_MS)
             .about(caller.principal.id.as_str());
         self.store.append(draft).await.map(|_| ()).map_err(|_| {
-            self.accepted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&caller.credential);
+            self.accepted.lock().unwrap_or_else(PoisonError::into_inner).remove(&caller.credential);
             AuthRefusal::NotRecorded
         })
     }

@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use countersign_decision::decide;
 use countersign_model::{
-    AgentFacts, CallFacts, Decision, Draft, Facts, OutcomeStatus, Reason, ReasonCode, RecordId, ServerName,
-    Stage, TenantId, TimestampMs, ToolName, Verdict,
+    AgentFacts, CallFacts, Decision, Draft, Facts, OutcomeStatus, Reason, ReasonCode, RecordId,
+    ServerName, Stage, TenantId, TimestampMs, ToolName, Verdict,
 };
 use countersign_store::{
     Clock, Committed, IdSource, IdempotencyClaim, Intent, Outcome, Receipt, Store, StoredResult,
@@ -311,7 +311,8 @@ impl Pipeline {
             return Err(self.record_refusal(request, &facts, &decision).await);
         }
         let draft = records::decision(&facts, &decision, None);
-        let receipt = self.commit_unclaimed(draft).await.map_err(|_| not_recorded(&facts, false))?;
+        let receipt =
+            self.commit_unclaimed(draft).await.map_err(|_| not_recorded(&facts, false))?;
         let upstream = Request::new(request.method, request.params.clone());
         let opened = session.call(Permit::from_receipt(receipt), upstream).await;
         let status =
@@ -369,13 +370,10 @@ fn not_recorded(facts: &Facts, forwarded: bool) -> Refusal {
 /// A tool that the agent may not see is answered like one that does not exist.
 fn refused(request: &CallRequest, facts: &Facts, decision: &Decision) -> Refusal {
     let first = decision.reasons.first();
-    let hidden = first.is_some_and(|reason| {
-        reason.code == ReasonCode::NOT_ALLOWLISTED && reason.rule.is_none()
-    });
+    let hidden = first
+        .is_some_and(|reason| reason.code == ReasonCode::NOT_ALLOWLISTED && reason.rule.is_none());
     match request.tool {
-        Some(_) if hidden => {
-            Refusal::Unknown { evaluation_id: facts.evaluation_id, what: "tool" }
-        }
+        Some(_) if hidden => Refusal::Unknown { evaluation_id: facts.evaluation_id, what: "tool" },
         _ => Refusal::of(facts.evaluation_id, decision),
     }
 }
@@ -391,8 +389,7 @@ fn claim_refused(facts: &Facts, code: ReasonCode) -> Refusal {
     } else {
         "The first call with this key is still running."
     };
-    let reason =
-        Reason { stage: Stage::Idempotency, code, rule: None, detail: detail.to_owned() };
+    let reason = Reason { stage: Stage::Idempotency, code, rule: None, detail: detail.to_owned() };
     Refusal::Decided { evaluation_id: facts.evaluation_id, verdict: Verdict::Deny, reason }
 }
 
@@ -414,9 +411,7 @@ fn answer(facts: &Facts, forwarded: Forwarded) -> Result<Answer, Refusal> {
     match forwarded {
         Forwarded::Result(result) => Ok(Answer { evaluation_id, result, replayed: false }),
         Forwarded::Error(error) => Err(Refusal::UpstreamError { evaluation_id, error }),
-        Forwarded::NotSent(detail) => {
-            Err(Refusal::Upstream { evaluation_id, sent: false, detail })
-        }
+        Forwarded::NotSent(detail) => Err(Refusal::Upstream { evaluation_id, sent: false, detail }),
         Forwarded::Lost(detail) => Err(Refusal::Upstream { evaluation_id, sent: true, detail }),
     }
 }

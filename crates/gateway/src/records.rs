@@ -1,6 +1,8 @@
 //! Drafts of the records that a call leaves.
 
-use countersign_model::{Decision, Draft, Facts, Kind, OutcomeStatus, ReasonCode, RecordId, Verdict};
+use countersign_model::{
+    Decision, Draft, Facts, Kind, OutcomeStatus, ReasonCode, RecordId, Verdict,
+};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -98,10 +100,8 @@ fn seal_arguments(mut draft: Draft, arguments: &Value) -> Draft {
 fn principal(facts: &Facts) -> Value {
     let mut principal = Map::new();
     principal.insert("id".into(), facts.principal.id.as_str().into());
-    principal.insert(
-        "type".into(),
-        serde_json::to_value(facts.principal.kind).unwrap_or(Value::Null),
-    );
+    principal
+        .insert("type".into(), serde_json::to_value(facts.principal.kind).unwrap_or(Value::Null));
     principal.insert("provenance".into(), "registry".into());
     Value::Object(principal)
 }

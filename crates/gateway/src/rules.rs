@@ -159,7 +159,11 @@ impl Rules {
             }
         }
         drifted.sort();
-        Ok(if drifted.is_empty() { Observed::Unchanged } else { Observed::Drifted { tools: drifted, news } })
+        Ok(if drifted.is_empty() {
+            Observed::Unchanged
+        } else {
+            Observed::Drifted { tools: drifted, news }
+        })
     }
 
     /// Pins what a server offers now, whatever was pinned before.
@@ -232,7 +236,9 @@ fn hashes(tools: &[Box<RawValue>]) -> HashMap<String, String> {
     tools
         .iter()
         .filter_map(|raw| serde_json::from_str::<Value>(raw.get()).ok())
-        .filter_map(|tool| Some((tool.get("name")?.as_str()?.to_owned(), countersign_decision::pin(&tool))))
+        .filter_map(|tool| {
+            Some((tool.get("name")?.as_str()?.to_owned(), countersign_decision::pin(&tool)))
+        })
         .collect()
 }
 
@@ -300,7 +306,10 @@ fn read_folder(
             if depth > 1 {
                 files.extend(read_folder(folder, &relative, depth - 1)?);
             }
-        } else if entry.path().extension().is_some_and(|e| e == "cedar" || e == "toml" || e == "json")
+        } else if entry
+            .path()
+            .extension()
+            .is_some_and(|e| e == "cedar" || e == "toml" || e == "json")
         {
             let bytes = std::fs::read(entry.path()).map_err(io(&entry.path()))?;
             files.insert(relative.to_string_lossy().replace('\\', "/"), bytes);

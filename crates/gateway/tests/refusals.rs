@@ -44,10 +44,7 @@ fn each_refusal_has_its_answer() {
         ("unknown tool", Refusal::Unknown { evaluation_id, what: "tool" }),
         ("not recorded", Refusal::NotRecorded { evaluation_id, forwarded: false }),
         ("outcome not recorded", Refusal::NotRecorded { evaluation_id, forwarded: true }),
-        (
-            "unreachable",
-            Refusal::Upstream { evaluation_id, sent: false, detail: "refused".into() },
-        ),
+        ("unreachable", Refusal::Upstream { evaluation_id, sent: false, detail: "refused".into() }),
         ("lost", Refusal::Upstream { evaluation_id, sent: true, detail: "timeout".into() }),
         ("upstream error", Refusal::UpstreamError { evaluation_id, error }),
     ];

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AgentId, AgentName, Environment, RecordId, ServerName, TenantId, TimestampMs, ToolName};
+use crate::{
+    AgentId, AgentName, Environment, RecordId, ServerName, TenantId, TimestampMs, ToolName,
+};
 
 /// The complete input of one decision, besides the bundle.
 ///

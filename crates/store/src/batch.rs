@@ -231,7 +231,8 @@ impl Batch<'_> {
             }
             for row in query.fetch_all(&mut *self.tx).await? {
                 let record: Vec<u8> = row.try_get(0)?;
-                let call = record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
+                let call =
+                    record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
                 self.ending.insert(call, row.try_get::<i64, _>(1)? == 1);
             }
         }

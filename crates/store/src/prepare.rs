@@ -119,9 +119,8 @@ impl Frame {
     fn leaf(&self, place: &Place<'_>) -> Vec<u8> {
         let Place { replica, epoch, seq, prev, time } = place;
         let (prev, replica) = (prev.to_base64url(), Value::from(*replica));
-        let gw = format!(
-            r#""gw":{{"epoch":{epoch},"prev":"{prev}","replica":{replica},"seq":{seq}}}"#
-        );
+        let gw =
+            format!(r#""gw":{{"epoch":{epoch},"prev":"{prev}","replica":{replica},"seq":{seq}}}"#);
         let time = format!(r#""time":{{"ms":{},"n":{}}}"#, time.ms, time.n);
         let pieces = [
             self.before_gw.as_slice(),

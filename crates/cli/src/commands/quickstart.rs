@@ -66,9 +66,13 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     let keys = add_agents(&running).await?;
     wait_until_pinned(&running).await?;
 
-    let client = McpClient::new(format!("http://{}/mcp/crm", running.data_plane), keys.support.clone());
+    let client =
+        McpClient::new(format!("http://{}/mcp/crm", running.data_plane), keys.support.clone());
     let mut screen = Screen::new(args.json);
-    screen.say(&format!("Made {} with keys, ledger, policies and two agents.\n", paths.root.display()));
+    screen.say(&format!(
+        "Made {} with keys, ledger, policies and two agents.\n",
+        paths.root.display()
+    ));
     let steps = session(&client, &keys, &paths, &mut screen).await?;
 
     running.store.publish_now().await.context("cannot publish the log")?;
@@ -151,7 +155,9 @@ async fn install(paths: &Paths) -> anyhow::Result<Config> {
     );
     std::fs::write(&paths.config, text)?;
     let config = Config::read(&paths.config)?;
-    Store::create(&paths.data, &run::store_config(&config)).await.context("cannot make the ledger")?;
+    Store::create(&paths.data, &run::store_config(&config))
+        .await
+        .context("cannot make the ledger")?;
     Ok(config)
 }
 
@@ -180,7 +186,8 @@ async fn add_agents(running: &Running) -> anyhow::Result<Keys> {
         anyhow::Ok(key.text.to_string())
     };
     Ok(Keys {
-        support: add("support-bot", "answers customers and refunds orders", "support-agent").await?,
+        support: add("support-bot", "answers customers and refunds orders", "support-agent")
+            .await?,
         janitor: add("janitor", "cleans up customer files", "maintenance").await?,
     })
 }
@@ -209,10 +216,17 @@ async fn session(
     let janitor = client.with_key(&keys.janitor);
     let stranger = client.with_key("csk_prod_unknown_0000000000000000");
     let refund = |amount: u64| json!({"order_id": "991", "amount": amount});
-    let calls: [(&'static str, &'static str, &McpClient, &str, Value, Option<&str>); 6] = [
+    let calls = [
         ("query a customer", "support-bot", client, "query", json!({"query": "grace"}), None),
         ("refund 50 dollars", "support-bot", client, "refund", refund(50), Some("refund-991-a")),
-        ("refund 9,500 dollars", "support-bot", client, "refund", refund(9_500), Some("refund-991-b")),
+        (
+            "refund 9,500 dollars",
+            "support-bot",
+            client,
+            "refund",
+            refund(9_500),
+            Some("refund-991-b"),
+        ),
         (DELETE, "janitor", &janitor, "delete_file", json!({"path": "contract.txt"}), None),
         (
             "write to a customer",
@@ -257,7 +271,8 @@ async fn retried_refund(client: &McpClient, paths: &Paths) -> anyhow::Result<Ste
     let latency = started.elapsed();
     let replayed = answers.iter().filter(|answer| answer.replayed).count();
     let refunds = paths.root.join("customer-files").join("refunds.jsonl");
-    let paid = std::fs::read_to_string(refunds)?.lines().filter(|line| line.contains("993")).count();
+    let paid =
+        std::fs::read_to_string(refunds)?.lines().filter(|line| line.contains("993")).count();
     ensure!(paid == 1, "the retried refund was paid {paid} times");
     let first = answers.iter().find(|answer| !answer.replayed).context("no call went through")?;
     let mut step = step("the same refund, sent 5 times", "support-bot", first, latency);

@@ -48,9 +48,11 @@ permit (principal in Role::\"wrapped-client\", action, resource);
 
 /// Put the gateway in front of a stdio MCP server.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "In a client's configuration, put `countersign wrap --` before the command \
+#[command(
+    after_help = "In a client's configuration, put `countersign wrap --` before the command \
     that starts the server; nothing else changes. Without --dir, the installation is \
-    ~/.countersign, made at the first use with a policy that permits and records everything.")]
+    ~/.countersign, made at the first use with a policy that permits and records everything."
+)]
 pub(crate) struct Args {
     /// The server's name in policies and records; found from the command if absent.
     #[arg(long)]
@@ -115,7 +117,9 @@ async fn install(paths: &Paths) -> anyhow::Result<()> {
     std::fs::create_dir_all(&policies)?;
     std::fs::write(policies.join("wrapped-clients.cedar"), POLICY)?;
     let config: Config = toml::from_str(CONFIG)?;
-    Store::create(&paths.data, &run::store_config(&config)).await.context("cannot make the ledger")?;
+    Store::create(&paths.data, &run::store_config(&config))
+        .await
+        .context("cannot make the ledger")?;
     // Last, because its presence says that the rest is there.
     std::fs::write(&paths.config, CONFIG).context("cannot write the configuration")
 }

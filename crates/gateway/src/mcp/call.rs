@@ -78,9 +78,9 @@ pub(crate) fn parse(
     let aim = match governed {
         Governed::ToolsCall => tool(context, params)?,
         Governed::PromptsGet => prompt(context, params)?,
-        Governed::ResourcesRead
-        | Governed::ResourcesSubscribe
-        | Governed::ResourcesUnsubscribe => resource(context, params)?,
+        Governed::ResourcesRead | Governed::ResourcesSubscribe | Governed::ResourcesUnsubscribe => {
+            resource(context, params)?
+        }
         Governed::Complete => completion(context, params)?,
     };
     let key = member(params, "_meta").and_then(|meta| member(meta, IDEMPOTENCY_KEY));
@@ -118,7 +118,8 @@ fn tool(context: &Context, params: &RawValue) -> Result<Aim, RpcError> {
         }
         None => (no_server()?, name.clone()),
     };
-    let tool = ToolName::new(server.clone(), &inner).map_err(|error| invalid(&error.to_string()))?;
+    let tool =
+        ToolName::new(server.clone(), &inner).map_err(|error| invalid(&error.to_string()))?;
     let renamed = rename(params, &["name"], &name, &inner)?;
     Ok(Aim { server, tool: Some(tool), target: None, arguments, renamed })
 }

@@ -124,15 +124,27 @@ fn walk(schema: &Value, path: Option<&str>, found: &mut Vec<(String, String)>) -
                     walk(property, path.as_deref(), found)?;
                 }
             }
-            ("patternProperties" | "dependentSchemas" | "$defs" | "definitions", Value::Object(map)) => {
+            (
+                "patternProperties" | "dependentSchemas" | "$defs" | "definitions",
+                Value::Object(map),
+            ) => {
                 map.values().try_for_each(|schema| walk(schema, None, found))?;
             }
             ("allOf" | "anyOf" | "oneOf" | "prefixItems", Value::Array(list)) => {
                 list.iter().try_for_each(|schema| walk(schema, None, found))?;
             }
             (
-                "items" | "contains" | "unevaluatedItems" | "additionalProperties" | "propertyNames"
-                | "unevaluatedProperties" | "not" | "if" | "then" | "else" | "contentSchema",
+                "items"
+                | "contains"
+                | "unevaluatedItems"
+                | "additionalProperties"
+                | "propertyNames"
+                | "unevaluatedProperties"
+                | "not"
+                | "if"
+                | "then"
+                | "else"
+                | "contentSchema",
                 schema,
             ) => walk(schema, None, found)?,
             _ => {}
@@ -233,14 +245,26 @@ mod tests {
     fn parameter_headers_match_the_body() {
         let both = json!({"region": "größe", "deep": {"n": 7}});
         for (sent, arguments, ok) in [
-            (headers(&[("mcp-param-region", "=?base64?Z3LDtsOfZQ==?="), ("mcp-param-n", "7")]), &both, true),
-            (headers(&[("mcp-param-region", "=?base64?Z3LDtsOfZQ==?="), ("mcp-param-n", "07")]), &both, true),
+            (
+                headers(&[("mcp-param-region", "=?base64?Z3LDtsOfZQ==?="), ("mcp-param-n", "7")]),
+                &both,
+                true,
+            ),
+            (
+                headers(&[("mcp-param-region", "=?base64?Z3LDtsOfZQ==?="), ("mcp-param-n", "07")]),
+                &both,
+                true,
+            ),
             (headers(&[("mcp-param-region", "eu"), ("mcp-param-n", "7")]), &both, false),
             (headers(&[("mcp-param-n", "7")]), &both, false),
             (headers(&[]), &json!({}), true),
             (headers(&[]), &json!({"region": null}), true),
             (headers(&[("mcp-param-region", "eu")]), &json!({}), false),
-            (headers(&[("mcp-param-region", "eu"), ("mcp-param-region", "eu")]), &json!({"region": "eu"}), false),
+            (
+                headers(&[("mcp-param-region", "eu"), ("mcp-param-region", "eu")]),
+                &json!({"region": "eu"}),
+                false,
+            ),
             (headers(&[("mcp-param-other", "x")]), &json!({}), true),
         ] {
             assert_eq!(check_params(&sent, &tool(), arguments).is_ok(), ok, "{sent:?} {arguments}");
@@ -267,7 +291,12 @@ mod tests {
             (property(json!({"type": "number", "x-mcp-header": "A"})), false),
             (property(json!({"type": "string", "x-mcp-header": "A B"})), false),
             (property(json!({"type": "string", "x-mcp-header": ""})), false),
-            (property(json!({"type": "array", "items": {"type": "string", "x-mcp-header": "A"}})), false),
+            (
+                property(
+                    json!({"type": "array", "items": {"type": "string", "x-mcp-header": "A"}}),
+                ),
+                false,
+            ),
             (property(json!({"type": "string", "default": {"x-mcp-header": 1}})), true),
             (
                 json!({"inputSchema": {"properties": {

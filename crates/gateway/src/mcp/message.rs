@@ -36,10 +36,7 @@ pub(crate) fn request(id: &str, method: &str, params: Option<&RawValue>) -> Stri
     let (id, method) = (quoted(id), quoted(method));
     match params {
         Some(params) => {
-            format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{}}}"#,
-                params.get()
-            )
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{}}}"#, params.get())
         }
         None => format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method}}}"#),
     }

@@ -25,8 +25,7 @@ pub fn federate(server: &ServerName, name: &str) -> String {
     let mut suffix: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     suffix.truncate(HASH_DIGITS);
     let room = FEDERATED_NAME_BYTES_MAX - HASH_DIGITS - 1;
-    let cut: String =
-        plain.chars().map(|c| if fits(c) { c } else { '-' }).take(room).collect();
+    let cut: String = plain.chars().map(|c| if fits(c) { c } else { '-' }).take(room).collect();
     format!("{cut}-{suffix}")
 }
 

@@ -113,7 +113,11 @@ impl Shape {
             return Cow::Borrowed(result);
         };
         let lists = ["content", "contents", "messages"];
-        for item in lists.iter().filter_map(|list| value.get(list)?.as_array().map(|_| *list)).collect::<Vec<_>>() {
+        for item in lists
+            .iter()
+            .filter_map(|list| value.get(list)?.as_array().map(|_| *list))
+            .collect::<Vec<_>>()
+        {
             let items = value.get_mut(item).and_then(Value::as_array_mut);
             items.into_iter().flatten().for_each(|item| prefix_uri(server, item));
         }

@@ -108,7 +108,7 @@ pub(crate) async fn serve(
         };
     }
     if method == "subscriptions/listen" && context.is_modern() {
-        return subscriptions::listen(context, id, params).await;
+        return subscriptions::listen(context, id, params);
     }
     let Some(governed) = Governed::of(method, context.is_modern()) else {
         return unknown_method(&context, id, method).await;

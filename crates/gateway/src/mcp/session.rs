@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::upstream::{ClientProfile, Session};
 
 /// A client's answer to a question: a result or a JSON-RPC error.
-pub type ClientAnswer = Result<Box<RawValue>, Box<RawValue>>;
+pub(super) type ClientAnswer = Result<Box<RawValue>, Box<RawValue>>;
 
 /// One client's session.
 pub struct LegacySession {

@@ -185,7 +185,7 @@ impl Filter {
 }
 
 /// Opens a subscription stream of the stateless era.
-pub(crate) async fn listen(context: Context, id: &RawValue, params: Option<&RawValue>) -> Response {
+pub(crate) fn listen(context: Context, id: &RawValue, params: Option<&RawValue>) -> Response {
     let filter = match Filter::parse(params) {
         Ok(filter) => filter,
         Err(error) => return http::rpc_error(Some(id), &error),

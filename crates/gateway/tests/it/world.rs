@@ -1,8 +1,6 @@
 //! A whole gateway for a test: real store in a temporary folder, real sockets, a fake upstream that
 //! counts what it saw.
 
-#![expect(clippy::unwrap_used, reason = "a helper of tests may panic as tests may")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -126,7 +124,13 @@ impl World {
         self.modern_as(&self.key, path, method, params).await
     }
 
-    pub(crate) async fn modern_as(&self, key: &str, path: &str, method: &str, params: Value) -> Answer {
+    pub(crate) async fn modern_as(
+        &self,
+        key: &str,
+        path: &str,
+        method: &str,
+        params: Value,
+    ) -> Answer {
         let body = modern_body(method, params);
         let request = self.modern_request(key, path, &body);
         self.send(request.body(Full::from(body.to_string())).unwrap()).await
@@ -188,7 +192,6 @@ impl World {
     pub(crate) async fn reader(&self) -> Reader {
         Reader::open(&self.folder.path().join("data"), None).await.unwrap()
     }
-
 }
 
 /// A request of the stateless era.

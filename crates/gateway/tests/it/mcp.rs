@@ -1,7 +1,5 @@
 //! What clients of either era get where the server is of the other one, asks back, or is told to stop.
 
-mod world;
-
 use countersign_testkit::Behaviour;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
@@ -9,7 +7,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use world::{Answer, PERMIT_ALL, World, modern_body};
+use crate::world::{Answer, PERMIT_ALL, World, modern_body};
 
 /// A client of the stateful era.
 struct Legacy<'w> {

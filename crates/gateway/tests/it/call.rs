@@ -1,13 +1,11 @@
 //! One call through the whole gateway: what the client hears, what the upstream saw, what the ledger
 //! has.
 
-mod world;
-
 use countersign_testkit::Behaviour;
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use world::{PERMIT_ALL, World, add_agent, modern_body};
+use crate::world::{PERMIT_ALL, World, add_agent, modern_body};
 
 const BOUNDS: &str = "@id(\"all\") permit(principal, action, resource);
 @id(\"short\") @code(\"BOUNDS\") @reason(\"text too long\")
@@ -66,7 +64,9 @@ async fn r_031_arguments_that_break_the_schema_are_refused_with_the_path() {
 
 #[tokio::test]
 async fn an_unknown_tool_and_a_forbidden_one_are_answered_alike() {
-    let world = World::new("@id(\"one\") permit(principal, action == Action::\"fake/echo\", resource);").await;
+    let world =
+        World::new("@id(\"one\") permit(principal, action == Action::\"fake/echo\", resource);")
+            .await;
     let unknown = world.call("no_such_tool", json!({})).await;
     let hidden = world.call("test_simple_text", json!({})).await;
     for answer in [&unknown, &hidden] {
@@ -166,7 +166,10 @@ async fn an_unreachable_upstream_was_not_forwarded_to_and_a_retry_may_go_on() {
     // The first use opens the connection; a server that refuses connections afterwards is unreachable.
     world.upstream.behave(Behaviour::Status(503));
     let answer = world.call("echo", json!({"text": "x"})).await;
-    assert!(["UPSTREAM_UNREACHABLE", "OUTCOME_UNKNOWN"].contains(&answer.code().as_str()), "{answer:?}");
+    assert!(
+        ["UPSTREAM_UNREACHABLE", "OUTCOME_UNKNOWN"].contains(&answer.code().as_str()),
+        "{answer:?}"
+    );
     assert_eq!(world.kind("outcome").await.len(), 1);
 }
 
@@ -208,7 +211,10 @@ async fn a_tool_that_changed_since_it_was_pinned_is_refused() {
     assert_eq!(world.upstream.count("echo"), 0);
     assert_eq!(world.kind("detection").await.len(), 1);
     let list = world.modern("/mcp/fake", "tools/list", json!({})).await;
-    assert!(!list.body.to_string().contains("Ignore all previous"), "a changed text reached a client");
+    assert!(
+        !list.body.to_string().contains("Ignore all previous"),
+        "a changed text reached a client"
+    );
 
     countersign_gateway::watch::pin(&world.gateway, &server, "dana").await.unwrap();
     let answer = world.call("echo", json!({"text": "x"})).await;
@@ -221,7 +227,7 @@ async fn lists_show_what_policy_could_ever_allow() {
     let policy = "@id(\"one\") permit(principal in Role::\"tester\", action == Action::\"fake/echo\", resource)
         when { context.arguments.text == \"x\" };";
     let world = World::new(policy).await;
-    let names = |answer: &world::Answer| -> Vec<String> {
+    let names = |answer: &crate::world::Answer| -> Vec<String> {
         let tools = answer.body["result"]["tools"].as_array().cloned().unwrap_or_default();
         tools.iter().map(|tool| tool["name"].as_str().unwrap_or_default().to_owned()).collect()
     };
@@ -243,7 +249,8 @@ async fn lists_show_what_policy_could_ever_allow() {
 async fn what_the_specification_refuses_is_refused_with_its_error() {
     let world = World::new(PERMIT_ALL).await;
     let body = modern_body("tools/call", json!({"name": "echo", "arguments": {"text": "x"}}));
-    let send = async |edit: &dyn Fn(&mut hyper::Request<Full<hyper::body::Bytes>>), text: String| {
+    let send = async |edit: &dyn Fn(&mut hyper::Request<Full<hyper::body::Bytes>>),
+                      text: String| {
         let request = world.modern_request(&world.key, "/mcp/fake", &body);
         let mut request = request.body(Full::from(text)).unwrap();
         edit(&mut request);
@@ -267,7 +274,10 @@ async fn what_the_specification_refuses_is_refused_with_its_error() {
     assert_eq!(send(&same, "{".into()).await, (400, -32700));
     assert_eq!(send(&same, " ".repeat((4 << 20) + 1)).await.0, 413);
     let unsupported = text.replace("2026-07-28", "2099-01-01");
-    assert_eq!(send(&header("mcp-protocol-version", "2099-01-01"), unsupported).await, (400, -32022));
+    assert_eq!(
+        send(&header("mcp-protocol-version", "2099-01-01"), unsupported).await,
+        (400, -32022)
+    );
     let twice = text.replace("\"name\":\"echo\"", "\"name\":\"echo\",\"name\":\"other\"");
     assert_eq!(send(&same, twice).await, (400, -32600));
     let unknown = modern_body("server/shutdown", json!({})).to_string();
