@@ -118,6 +118,10 @@ fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
+        // After a clean stop these are empty, and a connection that closes late may take them away.
+        if path.to_string_lossy().ends_with("-wal") || path.to_string_lossy().ends_with("-shm") {
+            continue;
+        }
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
             copy_folder(&path, &target);
