@@ -156,7 +156,7 @@ impl Gateway {
         self.last_used_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
-    /// Tells whether a client has a session open or was here within [`USED_MS`].
+    /// Tells whether a client has a session open or was here within the last ten seconds.
     #[must_use]
     pub fn is_used(&self) -> bool {
         let since = self.now_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed));

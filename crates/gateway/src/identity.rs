@@ -21,7 +21,7 @@ const ACCEPTED_WINDOW_MS: i64 = 60_000;
 const WINDOWS_MAX: usize = 65_536;
 
 /// An authenticated caller. Its only makers are [`Identity::authenticate`] and
-/// [`Identity::fixed`].
+/// the test listener with one fixed agent.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The agent that the credential belongs to.

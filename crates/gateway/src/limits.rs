@@ -22,6 +22,8 @@ pub const PARKED_MAX: usize = 4_096;
 pub const INPUT_ROUNDS_MAX: u32 = 8;
 /// How long a repeat with the same idempotency key waits for the first call to end.
 pub const IN_FLIGHT_WAIT: Duration = Duration::from_secs(25);
+/// Repeats of a call whose key is derived count as the same call within this time, in milliseconds.
+pub const DERIVED_WINDOW_MS: i64 = 60_000;
 /// Length limit of an idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// How long a cancelled call waits for the upstream to end before its outcome is called unknown.

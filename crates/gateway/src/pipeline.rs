@@ -17,12 +17,12 @@
 //!
 //! INVARIANT: every error refuses the call. There is no path that fails open.
 //!
-//! INVARIANT: a caller that hangs up cannot stop a call between forward and outcome: [`Pipeline::run`]
+//! INVARIANT: a caller that hangs up cannot stop a call between forward and outcome: `Pipeline::run`
 //! runs in a task of its own, and a cancellation is a message to it.
 
 use std::sync::Arc;
 
-use countersign_decision::decide;
+use countersign_decision::{Bundle, IdempotencyMode, decide};
 use countersign_model::{
     AgentFacts, CallFacts, Decision, Draft, Facts, OutcomeStatus, Reason, ReasonCode, RecordId,
     ServerName, Stage, TenantId, TimestampMs, ToolName, Verdict,
@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::forward::{Call, Forwarded};
 use crate::identity::Caller;
-use crate::limits::IN_FLIGHT_WAIT;
+use crate::limits::{DERIVED_WINDOW_MS, IN_FLIGHT_WAIT};
 use crate::mcp::Context;
 use crate::mcp::link::Link;
 use crate::permit::Permit;
@@ -108,11 +108,12 @@ impl Pipeline {
     /// [`Refusal::NotRecorded`], where recording is what failed.
     pub(crate) async fn run(
         &self,
-        request: CallRequest,
+        mut request: CallRequest,
         context: &Context,
         link: &Link,
     ) -> Result<Answer, Refusal> {
         let rules = self.rules.current(); // one version of the rules for the whole call
+        derive_key(&mut request, &rules.bundle, self.clock.now_ms());
         let facts = self.gather(&request, rules.pin_mismatch(&request));
         let decision = decide(&rules.bundle, &facts);
 
@@ -350,6 +351,21 @@ fn intent(request: &CallRequest, facts: &Facts, decision: &Decision) -> Intent {
     let public = draft.public.clone();
     let denial = Box::new(move |code: &ReasonCode| records::claim_denial(&public, code));
     Intent { draft, denial, idempotency }
+}
+
+/// Gives a call without a key one that is made of the call itself, where the tool's manifest says so:
+/// the same agent, principal, tool and arguments in the same minute are the same call.
+fn derive_key(request: &mut CallRequest, bundle: &Bundle, now_ms: i64) {
+    let tool = request.tool.as_ref().and_then(|tool| bundle.tool(tool));
+    let derived = tool.is_some_and(|tool| tool.idempotency == IdempotencyMode::Derived);
+    if request.idempotency_key.is_some() || !derived {
+        return;
+    }
+    let call = format!("{} {}", action(request), request.caller.principal.id);
+    let digest = countersign_decision::arguments_digest(&call, &request.arguments);
+    let digest = uuid::Uuid::new_v8(digest.first_chunk().copied().unwrap_or_default());
+    let minute = now_ms.div_euclid(DERIVED_WINDOW_MS);
+    request.idempotency_key = Some(format!("derived:{digest}:{minute}"));
 }
 
 /// Names what a call does, for the digest that an idempotency key is bound to.

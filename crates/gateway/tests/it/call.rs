@@ -137,6 +137,25 @@ async fn r_036_retries_reach_the_upstream_once() {
 }
 
 #[tokio::test]
+async fn a_manifest_can_demand_a_key_or_derive_one() {
+    let required = "environment = \"prod\"\n[tools.echo]\nidempotency = \"required\"\n";
+    let world = World::with(PERMIT_ALL, required).await;
+    let answer = world.call("echo", json!({"text": "x"})).await;
+    assert_eq!(answer.code(), "IDEMPOTENCY_KEY_REQUIRED", "{answer:?}");
+    assert_eq!(world.upstream.count("echo"), 0);
+    world.call_keyed("echo", json!({"text": "x"}), "k").await;
+    assert_eq!(world.upstream.count("echo"), 1);
+
+    let derived = required.replace("required", "derived");
+    let world = World::with(PERMIT_ALL, &derived).await;
+    for _ in 0..2 {
+        world.call("echo", json!({"text": "x"})).await;
+    }
+    world.call("echo", json!({"text": "y"})).await;
+    assert_eq!(world.upstream.count("echo"), 2);
+}
+
+#[tokio::test]
 async fn a_key_of_another_agent_is_another_key() {
     let world = World::new(PERMIT_ALL).await;
     let second = add_agent(&world.store, "second", &[]).await;
