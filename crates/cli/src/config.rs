@@ -1,6 +1,7 @@
 //! `countersign.toml`: every key, its default and its rule.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,6 +122,11 @@ impl Config {
 
     /// Gives the data plane its configuration.
     pub(crate) fn gateway(&self, paths: &Paths) -> anyhow::Result<GatewayConfig> {
+        let address = self.data_plane.listen.parse::<SocketAddr>();
+        let loopback = address.is_ok_and(|address| address.ip().is_loopback());
+        if self.data_plane.fixed_agent.is_some() && !loopback {
+            bail!("data_plane.fixed_agent is for tests: data_plane.listen must be on loopback");
+        }
         let upstreams = self.upstreams.iter().map(|(name, upstream)| upstream.config(name));
         let environments = self.upstreams.iter().map(|(name, upstream)| {
             Ok((name.clone(), upstream.environment.clone().map_or_else(default_environment, Ok)?))
@@ -228,6 +234,16 @@ mod tests {
                     "{name}: `{key}` is not in the reference"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_fixed_agent_is_for_loopback_only() {
+        let paths = Paths::new(Path::new("."));
+        for (listen, ok) in [("127.0.0.1:0", true), ("[::1]:0", true), ("0.0.0.0:7700", false)] {
+            let text = format!("[data_plane]\nlisten = \"{listen}\"\nfixed_agent = \"bot\"");
+            let config: Config = toml::from_str(&text).unwrap();
+            assert_eq!(config.gateway(&paths).is_ok(), ok, "{listen}");
         }
     }
 

@@ -14,7 +14,7 @@ use super::serve::{
     Client, Context, idempotency_header, passed_capabilities, serve, unknown_method,
 };
 use super::session::LegacySession;
-use super::{LEGACY_LATEST, LEGACY_VERSIONS, MODERN_VERSION, headers, http, lists, message};
+use super::{LEGACY_LATEST, LEGACY_VERSIONS, MODERN_VERSION, admit, headers, http, lists, message};
 use crate::envelope::{Envelope, MessageKind, member, string};
 use crate::gateway::Gateway;
 use crate::identity::Caller;
@@ -200,12 +200,9 @@ async fn set_level(session: &LegacySession, params: Option<&RawValue>) -> Result
 /// Opens the stream for messages outside any call (`GET`).
 pub(crate) async fn stream(gateway: Arc<Gateway>, route: Route, request: Request) -> Response {
     let headers = request.headers();
-    if let Err(response) = http::check_origin(&gateway.config, headers) {
-        return *response;
-    }
-    let caller = match gateway.identity.authenticate(headers).await {
+    let caller = match admit(&gateway, headers).await {
         Ok(caller) => caller,
-        Err(refusal) => return http::unauthorized(refusal),
+        Err(response) => return *response,
     };
     let accept: Vec<_> =
         headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -225,12 +222,9 @@ pub(crate) async fn stream(gateway: Arc<Gateway>, route: Route, request: Request
 /// Ends a session (`DELETE`).
 pub(crate) async fn delete(gateway: Arc<Gateway>, route: Route, request: Request) -> Response {
     let headers = request.headers();
-    if let Err(response) = http::check_origin(&gateway.config, headers) {
-        return *response;
-    }
-    let caller = match gateway.identity.authenticate(headers).await {
+    let caller = match admit(&gateway, headers).await {
         Ok(caller) => caller,
-        Err(refusal) => return http::unauthorized(refusal),
+        Err(response) => return *response,
     };
     match session(&gateway, &route, &caller, headers) {
         Ok(session) => {

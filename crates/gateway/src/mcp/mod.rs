@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::post;
 use countersign_model::ServerName;
@@ -43,6 +44,7 @@ pub(crate) use self::subscriptions::relay_updates;
 use self::route::Route;
 use crate::envelope::Envelope;
 use crate::gateway::Gateway;
+use crate::identity::Caller;
 use crate::refusal::RpcError;
 
 /// `_meta` key by which a client of the stateless era asks for log messages.
@@ -112,16 +114,20 @@ fn one(gateway: &Gateway, server: &str) -> Option<Route> {
     gateway.has_server(&server).then_some(Route::One(server))
 }
 
+/// Lets a request in: sent to this host, from an allowed origin, with a valid credential.
+async fn admit(gateway: &Gateway, headers: &HeaderMap) -> Result<Caller, Box<Response>> {
+    http::check_origin(&gateway.config, headers)?;
+    let caller = gateway.identity.authenticate(headers).await;
+    caller.map_err(|refusal| Box::new(http::unauthorized(refusal)))
+}
+
 /// Receives one POST: who, what, which era.
 async fn receive(gateway: Arc<Gateway>, route: Route, request: Request) -> Response {
     gateway.touch();
     let (head, body) = request.into_parts();
-    if let Err(response) = http::check_origin(&gateway.config, &head.headers) {
-        return *response;
-    }
-    let caller = match gateway.identity.authenticate(&head.headers).await {
+    let caller = match admit(&gateway, &head.headers).await {
         Ok(caller) => caller,
-        Err(refusal) => return http::unauthorized(refusal),
+        Err(response) => return *response,
     };
     if let Err(response) = http::check_media(&head.headers) {
         return *response;
