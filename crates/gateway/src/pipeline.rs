@@ -42,7 +42,7 @@ use crate::mcp::link::Link;
 use crate::permit::Permit;
 use crate::records;
 use crate::refusal::Refusal;
-use crate::rules::Rules;
+use crate::rules::{Current, Rules};
 use crate::upstream::{Exchange, Request, Session};
 
 /// One call, parsed.
@@ -112,10 +112,10 @@ impl Pipeline {
         context: &Context,
         link: &Link,
     ) -> Result<Answer, Refusal> {
-        let rules = self.rules.current(); // one version of the rules for the whole call
+        let rules = self.rules.current(); // one version of the rules for the whole decision
         derive_key(&mut request, &rules.bundle, self.clock.now_ms());
-        let facts = self.gather(&request, rules.pin_mismatch(&request));
-        let decision = decide(&rules.bundle, &facts);
+        let (facts, decision) = self.judge(&rules, &request);
+        drop(rules);
 
         if decision.verdict != Verdict::Allow {
             return Err(self.record_refusal(&request, &facts, &decision).await);
@@ -130,6 +130,13 @@ impl Pipeline {
         let forwarded = call.forward(permit).await;
         self.record_outcome(&facts, &forwarded).await?;
         answer(&facts, forwarded)
+    }
+
+    /// Gathers the facts of a request and decides on them.
+    fn judge(&self, rules: &Current, request: &CallRequest) -> (Facts, Decision) {
+        let facts = self.gather(request, rules.pin_mismatch(request));
+        let decision = decide(&rules.bundle, &facts);
+        (facts, decision)
     }
 
     /// Collects everything that the decision may look at.
@@ -266,11 +273,7 @@ impl Pipeline {
         request: &CallRequest,
         first: &Facts,
     ) -> Result<Permit, String> {
-        let rules = self.rules.current();
-        let mut facts = self.gather(request, rules.pin_mismatch(request));
-        facts.session.clone_from(&first.session);
-        let decision = decide(&rules.bundle, &facts);
-        drop(rules);
+        let (facts, decision) = self.judge(&self.rules.current(), request);
         let draft = records::decision(&facts, &decision, Some(first.evaluation_id));
         if decision.verdict != Verdict::Allow {
             let recorded = self.store.append(draft).await;
@@ -286,10 +289,7 @@ impl Pipeline {
 
     /// Tells whether policy allows a request, and records it if not.
     pub(crate) async fn would_allow(&self, request: &CallRequest) -> bool {
-        let rules = self.rules.current();
-        let facts = self.gather(request, false);
-        let decision = decide(&rules.bundle, &facts);
-        drop(rules);
+        let (facts, decision) = self.judge(&self.rules.current(), request);
         if decision.verdict == Verdict::Allow {
             return true;
         }
@@ -304,10 +304,7 @@ impl Pipeline {
         request: &CallRequest,
         session: &Arc<Session>,
     ) -> Result<Exchange, Refusal> {
-        let rules = self.rules.current();
-        let facts = self.gather(request, false);
-        let decision = decide(&rules.bundle, &facts);
-        drop(rules);
+        let (facts, decision) = self.judge(&self.rules.current(), request);
         if decision.verdict != Verdict::Allow {
             return Err(self.record_refusal(request, &facts, &decision).await);
         }
