@@ -160,12 +160,23 @@ impl Opened {
                 Some((name.strip_prefix("arguments.")?.to_owned(), value.clone()))
             })
             .collect();
-        let call = self.value("facts").and_then(|facts| facts.get("call"));
-        match (members.is_empty(), call) {
-            (false, _) => Some(Value::Object(members)),
-            (true, Some(call)) => call.get("arguments").cloned(),
-            (true, None) => None,
+        if !members.is_empty() {
+            return Some(Value::Object(members));
         }
+        self.value("facts")?.pointer("/call/arguments").cloned()
+    }
+
+    /// Returns the facts of the decision, with the arguments that are sealed beside them.
+    #[must_use]
+    pub fn facts(&self) -> Option<Value> {
+        let mut facts = self.value("facts")?.clone();
+        if let Some(call) = facts.get_mut("call").and_then(Value::as_object_mut)
+            && !call.contains_key("arguments")
+            && let Some(arguments) = self.arguments()
+        {
+            call.insert("arguments".to_owned(), arguments);
+        }
+        Some(facts)
     }
 
     /// Returns who the principal is, if that is open: text, or the field `id` of an object.

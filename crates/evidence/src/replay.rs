@@ -158,10 +158,10 @@ impl<'a> Replayer<'a> {
         if let Some(reason) = opened.closed {
             return Ok(Err(format!("the facts are closed: {reason}")));
         }
-        let Some(facts) = opened.private.get("facts") else {
+        let Some(facts) = opened.facts() else {
             return Ok(Err("the record has no facts".to_owned()));
         };
-        let facts: Facts = match serde_json::from_value(facts.clone()) {
+        let facts: Facts = match serde_json::from_value(facts) {
             Ok(facts) => facts,
             Err(error) => return Ok(Err(format!("the facts cannot be read: {error}"))),
         };

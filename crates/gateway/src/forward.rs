@@ -228,7 +228,7 @@ impl Call<'_> {
             let error = RpcError::new(code::METHOD_NOT_FOUND, text);
             return Err(NoAnswer::Error(raw(error.to_json().to_string())));
         }
-        self.link.ask(questions).await
+        self.link.ask(questions, || mcp::binding(self.request)).await
     }
 
     /// Subscribes to a resource at a server of the stateless era: an open `subscriptions/listen`

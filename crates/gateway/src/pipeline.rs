@@ -30,8 +30,8 @@ use countersign_model::{
 use countersign_store::{
     Clock, Committed, IdSource, IdempotencyClaim, Intent, Outcome, Receipt, Store, StoredResult,
 };
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::forward::{Call, Forwarded};
@@ -254,8 +254,7 @@ impl Pipeline {
     ///
     /// Fails if it could not be recorded.
     pub(crate) async fn commit_unclaimed(&self, draft: Draft) -> Result<Receipt, NotRecorded> {
-        let public = draft.public.clone();
-        let denial = Box::new(move |code: &ReasonCode| records::claim_denial(&public, code));
+        let denial = Box::new(|code: &ReasonCode| records::claim_denial(&Map::new(), code));
         let intent = Intent { draft, denial, idempotency: None };
         match self.store.commit_intent(intent).await {
             Ok(Committed::Recorded(receipt)) => Ok(receipt),
@@ -345,7 +344,8 @@ fn intent(request: &CallRequest, facts: &Facts, decision: &Decision) -> Intent {
         key: key.clone(),
         digest: countersign_decision::arguments_digest(&action(request), &request.arguments),
     });
-    let public = draft.public.clone();
+    // Without a key there is nothing to lose.
+    let public = if idempotency.is_some() { draft.public.clone() } else { Map::new() };
     let denial = Box::new(move |code: &ReasonCode| records::claim_denial(&public, code));
     Intent { draft, denial, idempotency }
 }

@@ -22,9 +22,7 @@ pub(crate) fn decision(facts: &Facts, decision: &Decision, parent: Option<Record
         .with_some("tool_pin", decision.tool_pin.as_deref())
         .with_some("parent", parent.map(|id| id.to_string()));
     let draft = seal_arguments(draft, &facts.call.arguments);
-    let draft = draft
-        .sealed("principal", principal(facts))
-        .sealed("facts", serde_json::to_value(facts).unwrap_or(Value::Null));
+    let draft = draft.sealed("principal", principal(facts)).sealed("facts", sealed_facts(facts));
     match serde_json::to_value(&decision.reasons) {
         Ok(reasons) if !decision.reasons.is_empty() => draft.sealed("reasons", reasons),
         _ => draft,
@@ -95,6 +93,30 @@ fn seal_arguments(mut draft: Draft, arguments: &Value) -> Draft {
             draft.sealed("arguments", arguments.clone())
         }
     }
+}
+
+/// Gives the facts as they are sealed: arguments that [`seal_arguments`] seals one by one are not there
+/// again.
+fn sealed_facts(facts: &Facts) -> Value {
+    let apart = facts.call.arguments.as_object().is_some_and(|members| !members.is_empty());
+    if !apart {
+        return serde_json::to_value(facts).unwrap_or(Value::Null);
+    }
+    let facts = Facts {
+        agent: facts.agent.clone(),
+        call: facts.call.without_arguments(),
+        evaluation_id: facts.evaluation_id,
+        origin: facts.origin.clone(),
+        principal: facts.principal.clone(),
+        session: facts.session.clone(),
+        tenant: facts.tenant.clone(),
+        ..*facts
+    };
+    let mut value = serde_json::to_value(facts).unwrap_or(Value::Null);
+    if let Some(call) = value.get_mut("call").and_then(Value::as_object_mut) {
+        call.remove("arguments");
+    }
+    value
 }
 
 fn principal(facts: &Facts) -> Value {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::hash::{Hash, sha256};
 use crate::limits::{DISCLOSED_VALUE_BYTES_MAX, DISCLOSURE_BYTES_MAX, ENTRY_BYTES_MAX};
@@ -56,10 +56,24 @@ impl Disclosure {
     /// # Errors
     /// [`DisclosureError::ValueTooLarge`] above 64 KiB; [`DisclosureError::ReservedName`].
     pub fn new(salt: &[u8; 16], name: &str, value: Value) -> Result<Self, DisclosureError> {
+        let text = value.to_string();
+        Self::with_text(salt, name, value, &text)
+    }
+
+    /// Makes the disclosure of field `name` from a value and its JSON, for whoever has both.
+    ///
+    /// # Errors
+    /// As [`Disclosure::new`].
+    pub fn with_text(
+        salt: &[u8; 16],
+        name: &str,
+        value: Value,
+        text: &str,
+    ) -> Result<Self, DisclosureError> {
         if RESERVED.contains(&name) {
             return Err(DisclosureError::ReservedName(name.to_owned()));
         }
-        Self::make(salt, Some(name.to_owned()), value)
+        Self::make(salt, Some(name.to_owned()), value, text)
     }
 
     /// Makes the disclosure of an array's element, which the array holds as `{"...": digest}`.
@@ -67,20 +81,26 @@ impl Disclosure {
     /// # Errors
     /// [`DisclosureError::ValueTooLarge`] above 64 KiB.
     pub fn element(salt: &[u8; 16], value: Value) -> Result<Self, DisclosureError> {
-        Self::make(salt, None, value)
+        let text = value.to_string();
+        Self::make(salt, None, value, &text)
     }
 
-    fn make(salt: &[u8; 16], name: Option<String>, value: Value) -> Result<Self, DisclosureError> {
-        let found = value.to_string().len();
+    fn make(
+        salt: &[u8; 16],
+        name: Option<String>,
+        value: Value,
+        text: &str,
+    ) -> Result<Self, DisclosureError> {
+        let found = text.len();
         if found > DISCLOSED_VALUE_BYTES_MAX {
             return Err(DisclosureError::ValueTooLarge { found });
         }
         let salt = URL_SAFE_NO_PAD.encode(salt);
         let array = match &name {
-            Some(name) => json!([salt, name, value]),
-            None => json!([salt, value]),
+            Some(name) => format!(r#"["{salt}",{},{text}]"#, Value::from(name.as_str())),
+            None => format!(r#"["{salt}",{text}]"#),
         };
-        let encoded = URL_SAFE_NO_PAD.encode(array.to_string());
+        let encoded = URL_SAFE_NO_PAD.encode(array);
         if encoded.len() > DISCLOSURE_BYTES_MAX {
             return Err(DisclosureError::Malformed("it is too long"));
         }

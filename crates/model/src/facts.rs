@@ -35,6 +35,23 @@ pub struct Facts {
     pub call: CallFacts,
 }
 
+impl CallFacts {
+    /// Returns the facts of the call without its arguments, which are `null`.
+    #[must_use]
+    pub fn without_arguments(&self) -> Self {
+        let Self { method, server, tool, target, arguments: _, keyed, pin_mismatch } = self;
+        Self {
+            method: method.clone(),
+            server: server.clone(),
+            tool: tool.clone(),
+            target: target.clone(),
+            arguments: Value::Null,
+            keyed: *keyed,
+            pin_mismatch: *pin_mismatch,
+        }
+    }
+}
+
 impl Facts {
     /// The version of the format that this program writes.
     pub const VERSION: u32 = 1;

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use crate::StoreError;
 use crate::clock::Hlc;
-use crate::db::{Column, int, row_sum};
+use crate::db::{Column, row_sum};
 use crate::effect::{self, Effect};
 use crate::intent::{Appended, DenialFields};
 use crate::prepare::{Place, Prepared, SealedRow};
-use crate::rows::{LeafRow, Rows};
+use crate::rows::{self, LeafRow, Rows, Stream};
 
 /// One record for the writer, with what else belongs into its transaction.
 pub(crate) struct Job {
@@ -118,8 +118,6 @@ pub(crate) struct Batch<'a> {
 
 /// State of a call that waits for its outcome.
 const OPEN: &str = "open";
-/// Calls that one statement takes off the open ones.
-const TAKEN_AT_ONCE: usize = 16;
 
 type Refusable<T> = Result<Result<T, StoreError>, sqlx::Error>;
 
@@ -134,6 +132,39 @@ impl<'a> Batch<'a> {
     ) -> Self {
         let (ending, rows) = (HashMap::new(), Rows::default());
         Self { tx, tenant, replica, now, head, bytes: 0, ending, rows }
+    }
+
+    /// Opens a transaction, and takes calls that are about to end off the open ones.
+    ///
+    /// After an error the connection must be closed: the transaction may be open.
+    pub(crate) async fn begin(
+        conn: &'a mut SqliteConnection,
+        tenant: &'a str,
+        replica: &'a str,
+        head: Head,
+        ending: &[RecordId],
+    ) -> Result<Self, sqlx::Error> {
+        let taken = sqlx::query(
+            "BEGIN IMMEDIATE; DELETE FROM open_call WHERE tenant = $1 AND state = 'open'
+             AND record IN (SELECT unhex(value, '-') FROM json_each($2)) RETURNING record, claimed",
+        )
+        .bind(tenant)
+        .bind(rows::ids(ending))
+        .fetch_all(&mut *conn)
+        .await?;
+        let mut batch = Self::new(conn, tenant, replica, 0, head);
+        for row in taken {
+            let record: Vec<u8> = row.try_get(0)?;
+            let call = record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            batch.ending.insert(call, row.try_get::<i64, _>(1)? == 1);
+        }
+        Ok(batch)
+    }
+
+    /// Ends the transaction without a trace.
+    pub(crate) async fn roll_back(self) -> Result<Head, sqlx::Error> {
+        sqlx::query("ROLLBACK").execute(self.tx).await?;
+        Ok(self.head)
     }
 }
 
@@ -159,7 +190,7 @@ impl Batch<'_> {
             Ok(place) => place,
             Err(error) => return Ok(Err(error)),
         };
-        self.rows.open_calls.push((call, "open", claimed));
+        self.rows.open_calls.push((call, OPEN, claimed));
         Ok(Ok(Done::Recorded(place)))
     }
 
@@ -196,7 +227,7 @@ impl Batch<'_> {
                 }
             }
         };
-        if let Err(error) = prepared.set_public((claim.denial)(&code)) {
+        if let Err(error) = prepared.set_public(&(claim.denial)(&code)) {
             return Ok(Some(Err(error)));
         }
         let place = self.append(prepared).await?;
@@ -213,30 +244,6 @@ impl Batch<'_> {
         .fetch_optional(&mut *self.tx)
         .await?;
         Ok(row.is_some())
-    }
-
-    /// Takes calls that are about to end off the open ones, a few dozen per statement: a statement for
-    /// each would cost more than everything else that an outcome needs.
-    pub(crate) async fn take_open(&mut self, calls: &[RecordId]) -> Result<(), sqlx::Error> {
-        for some in calls.chunks(TAKEN_AT_ONCE) {
-            let mut query = sqlx::query(
-                "DELETE FROM open_call WHERE tenant = ? AND state = 'open'
-                 AND record IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-                 RETURNING record, claimed",
-            )
-            .bind(self.tenant);
-            let padding = some.first().into_iter().cycle().take(TAKEN_AT_ONCE - some.len());
-            for call in some.iter().chain(padding) {
-                query = query.bind(record_bytes(*call));
-            }
-            for row in query.fetch_all(&mut *self.tx).await? {
-                let record: Vec<u8> = row.try_get(0)?;
-                let call =
-                    record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
-                self.ending.insert(call, row.try_get::<i64, _>(1)? == 1);
-            }
-        }
-        Ok(())
     }
 
     /// Takes one call out of the state that it must be in; returns whether it claimed a key.
@@ -318,19 +325,21 @@ impl Batch<'_> {
 
     /// Writes the records and the right edge that the batch leaves behind.
     pub(crate) async fn finish(self) -> Result<Head, sqlx::Error> {
-        self.rows.insert(self.tx, self.tenant, self.replica, self.head.epoch).await?;
-        sqlx::query(
-            "INSERT INTO frontier (tenant, size, edge, root, epoch) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (tenant) DO UPDATE SET size = excluded.size, edge = excluded.edge,
-             root = excluded.root, epoch = excluded.epoch",
-        )
-        .bind(self.tenant)
-        .bind(int(self.head.frontier.size().0))
-        .bind(self.head.frontier.to_bytes())
-        .bind(self.head.frontier.root().0.as_slice())
-        .bind(int(self.head.epoch))
-        .execute(&mut *self.tx)
-        .await?;
+        self.write(false).await
+    }
+
+    /// Does what [`Batch::finish`] does, and commits.
+    pub(crate) async fn commit(self) -> Result<Head, sqlx::Error> {
+        self.write(true).await
+    }
+
+    async fn write(mut self, commit: bool) -> Result<Head, sqlx::Error> {
+        // Calls that were to end, but did not, are open as before.
+        let open = self.ending.into_iter().map(|(call, claimed)| (call, OPEN, claimed));
+        self.rows.open_calls.extend(open);
+        let Head { epoch, .. } = self.head;
+        let stream = Stream { tenant: self.tenant, replica: self.replica, epoch };
+        self.rows.write(self.tx, stream, &self.head.frontier, commit).await?;
         Ok(self.head)
     }
 }
@@ -464,4 +473,48 @@ async fn settle_claim(
         .execute(tx)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use countersign_model::{Draft, Kind};
+
+    use super::*;
+    use crate::writer::open_calls;
+    use crate::{db, head};
+
+    async fn begin<'a>(conn: &'a mut SqliteConnection, ending: &[RecordId]) -> Batch<'a> {
+        let head = head::load_head(conn, "acme", "a").await.unwrap();
+        Batch::begin(conn, "acme", "a", head, ending).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_end_came_too_late_is_open_as_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let mut conn = db::open_writer(&path, Duration::from_secs(1), true).await.unwrap();
+        db::migrate(&mut conn).await.unwrap();
+        let calls: Vec<_> = (1..=3).map(|n| RecordId(uuid::Uuid::from_u128(n))).collect();
+        let mut batch = begin(&mut conn, &[]).await;
+        for call in &calls {
+            let draft = Draft::new(*call, Kind::Decision);
+            let mut prepared = Prepared::public(&draft, "acme").unwrap();
+            batch.run(&mut prepared, Work::Intent { claim: None }).await.unwrap().ok().unwrap();
+        }
+        batch.commit().await.unwrap();
+
+        let mut batch = begin(&mut conn, &calls).await;
+        let status = OutcomeStatus::Executed;
+        let end = Settlement { call: calls[1], status, from: OPEN, replay: None };
+        let draft = Draft::new(RecordId(uuid::Uuid::from_u128(4)), Kind::Outcome);
+        let mut prepared = Prepared::public(&draft, "acme").unwrap();
+        batch.run(&mut prepared, Work::Outcome(end)).await.unwrap().ok().unwrap();
+        batch.commit().await.unwrap();
+        assert_eq!(open_calls(&mut conn, "acme").await.unwrap(), [calls[0], calls[2]]);
+
+        begin(&mut conn, &calls).await.roll_back().await.unwrap();
+        assert_eq!(open_calls(&mut conn, "acme").await.unwrap(), [calls[0], calls[2]]);
+    }
 }

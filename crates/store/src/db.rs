@@ -7,7 +7,7 @@ use countersign_ledger::hash::sha256;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use crate::StoreError;
 
@@ -30,6 +30,7 @@ fn options(path: &Path, busy: Duration) -> SqliteConnectOptions {
         .busy_timeout(busy)
         .foreign_keys(true)
         .pragma("mmap_size", "0")
+        .disable_statement_logging()
         .statement_cache_capacity(256)
 }
 

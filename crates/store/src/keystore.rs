@@ -51,6 +51,34 @@ pub struct Keystore {
     making: Mutex<()>,
 }
 
+/// Random bytes, drawn a few hundred at a time: each draw is a call of the system.
+pub(crate) struct Random {
+    drawn: Zeroizing<[u8; RANDOM_BYTES]>,
+    used: usize,
+}
+
+/// Bytes of one draw: enough for the salts, keys and nonces of a usual record.
+const RANDOM_BYTES: usize = 256;
+
+impl Random {
+    /// Begins without any.
+    pub(crate) fn new() -> Self {
+        Self { drawn: Zeroizing::new([0; RANDOM_BYTES]), used: RANDOM_BYTES }
+    }
+
+    /// Takes bytes that nobody else gets.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+        const { assert!(N <= RANDOM_BYTES) };
+        if self.drawn.len() - self.used < N {
+            getrandom::fill(self.drawn.as_mut_slice())?;
+            self.used = 0;
+        }
+        let bytes = self.drawn.get(self.used..).and_then(|rest| rest.first_chunk());
+        self.used += N;
+        bytes.copied().ok_or_else(|| StoreError::invalid("a draw is too small"))
+    }
+}
+
 /// Fills an array with random bytes.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     let mut bytes = [0; N];

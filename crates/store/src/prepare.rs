@@ -18,7 +18,7 @@ use crate::StoreError;
 use crate::batch::record_bytes;
 use crate::clock::Hlc;
 use crate::db::{Column, row_sum};
-use crate::keystore::{Keystore, random};
+use crate::keystore::{Keystore, Random};
 use crate::limits::{DISCLOSED_VALUE_BYTES_MAX, LEAF_PLACE_BYTES_MAX};
 use crate::subject::Subject;
 
@@ -32,8 +32,8 @@ pub(crate) const RESULT: &str = "result";
 const PART_BYTES: usize = 48 * 1024;
 
 /// Fields of a leaf that the ledger itself writes.
-const RESERVED: [&str; 9] =
-    ["v", "kind", "record_id", "tenant", "gw", "time", "principal", "_sd_alg", "_sd"];
+const RESERVED: [&str; 10] =
+    ["v", "kind", "record_id", "tenant", "gw", "time", "principal", "idem", "_sd_alg", "_sd"];
 
 /// A record that lacks only its place.
 pub(crate) struct Prepared {
@@ -46,8 +46,6 @@ pub(crate) struct Prepared {
     /// Written with the record if the subject is not known to be durable.
     subject: Option<Subject>,
 }
-
-type SqliteQuery<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 /// A row of `sealed` or `replay`.
 pub(crate) struct SealedRow {
@@ -63,11 +61,6 @@ pub(crate) struct Sealer<'a> {
     pub(crate) keys: &'a Keystore,
     pub(crate) subject: Subject,
     pub(crate) period: String,
-}
-
-/// Returns the canonical bytes of a leaf.
-pub(crate) fn canonical(value: &Value) -> Result<Vec<u8>, StoreError> {
-    jcs::canonicalize(value).map_err(|error| StoreError::invalid(error.to_string()))
 }
 
 /// Where a record stands: what only the writer knows of a leaf.
@@ -91,22 +84,17 @@ struct Frame {
 
 impl Frame {
     /// Writes the pieces, and refuses what would not fit a leaf before the writer sees it.
-    fn of(base: &Map<String, Value>, public: Map<String, Value>) -> Result<Self, StoreError> {
+    fn of(base: &Map<String, Value>, public: &Map<String, Value>) -> Result<Self, StoreError> {
         if let Some(name) = RESERVED.iter().find(|name| public.contains_key(**name)) {
             return Err(StoreError::invalid(format!("the ledger itself writes field `{name}`")));
         }
-        let mut parts = [Map::new(), Map::new(), Map::new()];
-        let base = base.iter().map(|(name, value)| (name.clone(), value.clone()));
-        for (name, value) in base.chain(public) {
-            let [before_gw, before_time, after] = &mut parts;
-            let part = match name.as_str() {
-                name if name < "gw" => before_gw,
-                name if name < "time" => before_time,
-                _ => after,
-            };
-            part.insert(name, value);
-        }
-        let [before_gw, before_time, after] = parts;
+        let mut fields: Vec<(&String, &Value)> = base.iter().chain(public).collect();
+        // Names of ours are ASCII; of others, the order of RFC 8785 is that of UTF-16.
+        fields.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+        let gw = fields.partition_point(|(name, _)| name.as_str() < "gw");
+        let time = fields.partition_point(|(name, _)| name.as_str() < "time");
+        let (before_time, after) = fields.split_at_checked(time).unwrap_or_default();
+        let (before_gw, before_time) = before_time.split_at_checked(gw).unwrap_or_default();
         let (before_gw, before_time, after) =
             (members(before_gw)?, members(before_time)?, members(after)?);
         let bytes = before_gw.len() + before_time.len() + after.len() + LEAF_PLACE_BYTES_MAX;
@@ -140,12 +128,15 @@ impl Frame {
     }
 }
 
-/// Returns the canonical members of an object without its braces.
-fn members(object: Map<String, Value>) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = canonical(&Value::Object(object))?;
-    bytes.pop();
-    if !bytes.is_empty() {
-        bytes.remove(0);
+/// Returns the canonical members of an object, without its braces.
+fn members(fields: &[(&String, &Value)]) -> Result<Vec<u8>, StoreError> {
+    let invalid = |error: jcs::JcsError| StoreError::invalid(error.to_string());
+    let mut bytes = Vec::with_capacity(512);
+    for (name, value) in fields {
+        if !bytes.is_empty() {
+            bytes.push(b',');
+        }
+        jcs::append_member(&mut bytes, name, value).map_err(invalid)?;
     }
     Ok(bytes)
 }
@@ -162,18 +153,18 @@ impl Prepared {
         let record = draft.record_id;
         let principal = draft.principal.is_some().then(|| sealer.subject.pseudonym.clone());
         let mut disclosures = Vec::with_capacity(draft.private.len());
-        let mut sealed = Vec::new();
+        let (mut sealed, mut random) = (Vec::new(), Random::new());
         for private in draft.private {
-            let (disclosure, blob) = disclose(private)?;
+            let (disclosure, blob) = disclose(private, &mut random)?;
             if let Some(blob) = blob {
                 let name = format!("blob/{}", disclosure.name().unwrap_or_default());
-                sealed.push(sealer.seal(record, &name, blob)?);
+                sealed.push(sealer.seal(record, &name, blob, &mut random)?);
             }
             disclosures.push(disclosure);
         }
         let digests = sd_list(disclosures.iter().map(Disclosure::digest));
         if !disclosures.is_empty() {
-            sealed.push(sealer.seal(record, PRIVATE, disclosures)?);
+            sealed.push(sealer.seal(record, PRIVATE, disclosures, &mut random)?);
         }
         let subject =
             (!sealer.subject.durable && !sealed.is_empty()).then(|| sealer.subject.clone());
@@ -181,18 +172,18 @@ impl Prepared {
         if let Some(key) = idem {
             base.insert("idem".to_owned(), URL_SAFE_NO_PAD.encode(key).into());
         }
-        let frame = Frame::of(&base, draft.public)?;
+        let frame = Frame::of(&base, &draft.public)?;
         Ok(Self { record, kind: draft.kind, base, frame, sealed, subject })
     }
 
     /// Prepares a record that has public fields only.
-    pub(crate) fn public(draft: Draft, tenant: &str) -> Result<Self, StoreError> {
+    pub(crate) fn public(draft: &Draft, tenant: &str) -> Result<Self, StoreError> {
         Self::public_keyed(draft, tenant, None)
     }
 
     /// Prepares a record that has public fields only, and may have an idempotency key's hash.
     pub(crate) fn public_keyed(
-        draft: Draft,
+        draft: &Draft,
         tenant: &str,
         idem: Option<&[u8; 32]>,
     ) -> Result<Self, StoreError> {
@@ -201,12 +192,12 @@ impl Prepared {
             base.insert("idem".to_owned(), URL_SAFE_NO_PAD.encode(key).into());
         }
         let (record, kind) = (draft.record_id, draft.kind);
-        let frame = Frame::of(&base, draft.public)?;
+        let frame = Frame::of(&base, &draft.public)?;
         Ok(Self { record, kind, base, frame, sealed: Vec::new(), subject: None })
     }
 
     /// Replaces the public fields: a call that lost its claim is recorded as a denial.
-    pub(crate) fn set_public(&mut self, public: Map<String, Value>) -> Result<(), StoreError> {
+    pub(crate) fn set_public(&mut self, public: &Map<String, Value>) -> Result<(), StoreError> {
         self.frame = Frame::of(&self.base, public)?;
         Ok(())
     }
@@ -255,37 +246,41 @@ fn base_fields(
 }
 
 /// Makes a field's disclosure, and the parts of its blob if the value is too large to be disclosed.
-fn disclose(private: Private) -> Result<(Disclosure, Option<Vec<Disclosure>>), StoreError> {
+fn disclose(
+    private: Private,
+    random: &mut Random,
+) -> Result<(Disclosure, Option<Vec<Disclosure>>), StoreError> {
     let invalid = |error: countersign_ledger::disclosure::DisclosureError| {
         StoreError::invalid(error.to_string())
     };
     let text = private.value.to_string();
     if text.len() <= DISCLOSED_VALUE_BYTES_MAX {
-        let disclosure = Disclosure::new(&random()?, &private.name, private.value);
+        let Private { name, value } = private;
+        let disclosure = Disclosure::with_text(&random.array()?, &name, value, &text);
         return Ok((disclosure.map_err(invalid)?, None));
     }
-    let salt: [u8; 16] = random()?;
+    let salt: [u8; 16] = random.array()?;
     let digest = Hash(Sha256::new().chain_update(salt).chain_update(&text).finalize().into());
     let value = json!({ "sha256": digest.to_base64url(), "len": text.len() });
-    let disclosure = Disclosure::new(&random()?, &private.name, value).map_err(invalid)?;
-    let mut parts = vec![part(URL_SAFE_NO_PAD.encode(salt))?];
-    parts.extend(text_parts(&text)?);
+    let disclosure = Disclosure::new(&random.array()?, &private.name, value).map_err(invalid)?;
+    let mut parts = vec![part(URL_SAFE_NO_PAD.encode(salt), random)?];
+    parts.extend(text_parts(&text, random)?);
     Ok((disclosure, Some(parts)))
 }
 
-fn part(text: String) -> Result<Disclosure, StoreError> {
-    Disclosure::element(&random()?, Value::String(text))
+fn part(text: String, random: &mut Random) -> Result<Disclosure, StoreError> {
+    Disclosure::element(&random.array()?, Value::String(text))
         .map_err(|error| StoreError::invalid(error.to_string()))
 }
 
 /// Cuts a text at character boundaries into disclosures that stay within their limit.
-pub(crate) fn text_parts(text: &str) -> Result<Vec<Disclosure>, StoreError> {
+pub(crate) fn text_parts(text: &str, random: &mut Random) -> Result<Vec<Disclosure>, StoreError> {
     let mut parts = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
         // A character of JSON text takes up to 6 bytes once it is a JSON string again.
         let (head, tail) = rest.split_at(rest.floor_char_boundary(PART_BYTES / 6));
-        parts.push(part(head.to_owned())?);
+        parts.push(part(head.to_owned(), random)?);
         rest = tail;
     }
     Ok(parts)
@@ -303,15 +298,16 @@ impl Sealer<'_> {
         record: RecordId,
         section: &str,
         disclosures: Vec<Disclosure>,
+        random: &mut Random,
     ) -> Result<SealedRow, StoreError> {
         let invalid =
             |error: countersign_ledger::seal::SealError| StoreError::invalid(error.to_string());
         let content = Section::new(disclosures).map_err(invalid)?;
         let fresh = Fresh {
-            dek: Key::new(random()?),
-            content_nonce: random()?,
-            subject_nonce: random()?,
-            period_nonce: random()?,
+            dek: Key::new(random.array()?),
+            content_nonce: random.array()?,
+            subject_nonce: random.array()?,
+            period_nonce: random.array()?,
         };
         let (subject, period) =
             (self.keys.subject(self.subject.slot)?, self.keys.period(&self.period)?);
@@ -365,6 +361,22 @@ impl SealedRow {
         &self.subject
     }
 
+    pub(crate) fn period(&self) -> &str {
+        &self.period
+    }
+
+    pub(crate) fn nonce(&self) -> &[u8] {
+        &self.sealed.nonce
+    }
+
+    pub(crate) fn dek(&self) -> &[u8] {
+        &self.sealed.wrapped_dek
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.sealed.ciphertext
+    }
+
     /// Returns the sum of this row in `sealed`.
     pub(crate) fn sum(&self, tenant: &str, record: &[u8]) -> Vec<u8> {
         row_sum(
@@ -399,21 +411,32 @@ impl SealedRow {
         )
     }
 
-    /// Binds the columns after tenant and record.
-    pub(crate) fn bind<'q>(
-        &'q self,
-        query: SqliteQuery<'q>,
+    /// Writes the row by itself.
+    pub(crate) async fn insert(
+        &self,
+        tx: &mut SqliteConnection,
         tenant: &str,
-        record: &[u8],
-    ) -> SqliteQuery<'q> {
-        query
-            .bind(&self.section)
-            .bind(&self.subject)
-            .bind(&self.period)
-            .bind(self.sealed.nonce.as_slice())
-            .bind(&self.sealed.ciphertext)
-            .bind(self.sealed.wrapped_dek.as_slice())
-            .bind(self.sum(tenant, record))
+        record: RecordId,
+    ) -> Result<(), sqlx::Error> {
+        let record = record_bytes(record);
+        let sum = self.sum(tenant, &record);
+        sqlx::query(
+            "INSERT INTO sealed
+             (tenant, record, section, subject, period, nonce, ciphertext, dek, sum)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(tenant)
+        .bind(record)
+        .bind(&self.section)
+        .bind(&self.subject)
+        .bind(&self.period)
+        .bind(self.sealed.nonce.as_slice())
+        .bind(&self.sealed.ciphertext)
+        .bind(self.sealed.wrapped_dek.as_slice())
+        .bind(sum)
+        .execute(tx)
+        .await?;
+        Ok(())
     }
 
     /// Keeps the row for replay of a call.

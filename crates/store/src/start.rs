@@ -50,7 +50,7 @@ async fn gap(tx: &mut SqliteConnection, context: &Context) -> Result<Prepared, S
         });
         draft = draft.with("last", last);
     }
-    Prepared::public(draft, tenant)
+    Prepared::public(&draft, tenant)
 }
 
 /// Records the outcome `unknown` of each call that was open when the store stopped.

@@ -20,7 +20,7 @@ use crate::head::{create_coord, load_coord};
 use crate::intent::{
     Appended, Committed, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult,
 };
-use crate::keystore::{Keystore, period_of};
+use crate::keystore::{Keystore, Random, period_of};
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, RESULT_KEPT_MS};
 use crate::prepare::{Prepared, RESULT, Sealer, text_parts};
 use crate::registry::Registry;
@@ -234,7 +234,9 @@ impl Store {
         let replay = match result {
             Some(result) => {
                 let sealer = self.sealer(draft.principal.as_deref()).await?;
-                let row = sealer.seal(call, RESULT, text_parts(&result)?)?;
+                let mut random = Random::new();
+                let parts = text_parts(&result, &mut random)?;
+                let row = sealer.seal(call, RESULT, parts, &mut random)?;
                 Some((self.now_ms() + RESULT_KEPT_MS, row))
             }
             None => None,
@@ -385,7 +387,7 @@ impl Store {
         idem: Option<&[u8; 32]>,
     ) -> Result<Prepared, StoreError> {
         if draft.private.is_empty() && draft.principal.is_none() {
-            return Prepared::public_keyed(draft, self.inner.config.tenant.as_str(), idem);
+            return Prepared::public_keyed(&draft, self.inner.config.tenant.as_str(), idem);
         }
         let sealer = self.sealer(draft.principal.as_deref()).await?;
         if let Some(principal) = draft.principal.clone()

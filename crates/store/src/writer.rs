@@ -164,21 +164,20 @@ impl Writer {
         head: Head,
         jobs: &mut Vec<Job>,
     ) -> Result<(Head, Vec<Result<Done, StoreError>>), sqlx::Error> {
-        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+        let (tenant, replica) = (&self.context.tenant, &self.context.replica);
+        let ending: Vec<_> = jobs.iter().filter_map(|job| job.ends()).collect();
+        let mut batch = Batch::begin(conn, tenant, replica, head, &ending).await?;
         // The lock may have taken long: the batch begins now.
         self.drop_late(jobs);
         if jobs.is_empty() {
-            return Ok((head, Vec::new()));
+            return Ok((batch.roll_back().await?, Vec::new()));
         }
         let now = self.context.clock.now_ms();
-        let (tenant, replica) = (&self.context.tenant, &self.context.replica);
-        let mut batch = Batch::new(&mut tx, tenant, replica, now, head);
+        batch.now = now;
         if let Some(back) = step_back(batch.head.clock_ms, now) {
             batch.run(&mut clock_step(&self.context, back)?, Work::Record(Vec::new())).await?.ok();
         }
         batch.head.clock_ms = now;
-        let ending: Vec<_> = jobs.iter().filter_map(|job| job.ends()).collect();
-        batch.take_open(&ending).await?;
         let mut done = Vec::with_capacity(jobs.len());
         for job in jobs.iter_mut() {
             done.push(match job.work.take() {
@@ -187,9 +186,7 @@ impl Writer {
             });
         }
         self.unmoved_bytes += batch.bytes;
-        let head = batch.finish().await?;
-        tx.commit().await?;
-        Ok((head, done))
+        Ok((batch.commit().await?, done))
     }
 
     fn answer(&mut self, jobs: Vec<Job>, done: Vec<Result<Done, StoreError>>) {
@@ -237,19 +234,16 @@ impl Writer {
         head: Head,
         calls: &[RecordId],
     ) -> Result<Head, sqlx::Error> {
-        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
-        let now = self.context.clock.now_ms();
-        let mut batch = Batch::new(&mut tx, tenant, replica, now, head);
+        let mut batch = Batch::begin(conn, tenant, replica, head, calls).await?;
+        batch.now = self.context.clock.now_ms();
         for call in calls {
             let (mut prepared, settlement) =
                 closing_outcome(&self.context, *call, OutcomeStatus::NotForwarded)?;
             // A call that is not open was never durable, or has an outcome: there is nothing to settle.
             batch.run(&mut prepared, Work::Outcome(settlement)).await?.ok();
         }
-        let head = batch.finish().await?;
-        tx.commit().await?;
-        Ok(head)
+        batch.commit().await
     }
 
     /// Does between batches what need not be done in one.
@@ -346,7 +340,7 @@ fn clock_step(context: &Context, back_ms: i64) -> Result<Prepared, sqlx::Error> 
     let draft = Draft::new(record, Kind::Detection)
         .with("detection", "clock_step")
         .with("back_ms", back_ms);
-    Prepared::public(draft, &context.tenant).map_err(|error| sqlx::Error::Encode(error.into()))
+    Prepared::public(&draft, &context.tenant).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 /// Prepares the outcome that the store itself records of a call.
@@ -365,7 +359,7 @@ pub(crate) fn closing_outcome(
         .with("parent", call.to_string())
         .with("outcome", status.as_str())
         .with("reasons", vec![reason.as_str().to_owned()]);
-    let prepared = Prepared::public(draft, &context.tenant)
+    let prepared = Prepared::public(&draft, &context.tenant)
         .map_err(|error| sqlx::Error::Encode(error.into()))?;
     Ok((prepared, Settlement { call, status, from: "open", replay: None }))
 }

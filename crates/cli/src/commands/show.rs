@@ -62,7 +62,7 @@ fn write_private(path: &std::path::Path, text: &str) -> io::Result<()> {
 
 fn print(case: &Case, args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
     if args.snapshot {
-        let Some(facts) = case.main.value("facts") else {
+        let Some(facts) = case.main.facts() else {
             let closed = case.main.closed.as_deref().unwrap_or("it is no decision");
             bail!("record `{}` shows no facts: {closed}", case.main.record.id());
         };

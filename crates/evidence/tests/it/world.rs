@@ -190,6 +190,15 @@ impl World {
     }
 }
 
+/// Gives the facts without the arguments, which are sealed beside them.
+fn sealed_facts(facts: &Facts) -> Value {
+    let mut value = serde_json::to_value(facts).unwrap();
+    if !facts.call.arguments.as_object().unwrap().is_empty() {
+        value["call"].as_object_mut().unwrap().remove("arguments");
+    }
+    value
+}
+
 /// Drafts a decision record with the fields that the gateway writes.
 pub(crate) fn draft(facts: &Facts, recorded: &Recorded, reasons: &Value) -> Draft {
     let mut draft = Draft::new(facts.evaluation_id, Kind::Decision)
@@ -209,7 +218,7 @@ pub(crate) fn draft(facts: &Facts, recorded: &Recorded, reasons: &Value) -> Draf
         .with_some("would_be", recorded.would_be.map(|it| it.to_string()))
         .with_some("tool_pin", recorded.tool_pin.as_deref())
         .sealed("principal", json!({"id": facts.principal.id, "type": "human"}))
-        .sealed("facts", serde_json::to_value(facts).unwrap());
+        .sealed("facts", sealed_facts(facts));
     if reasons.as_array().is_some_and(|list| !list.is_empty()) {
         draft = draft.sealed("reasons", reasons.clone());
     }

@@ -83,7 +83,6 @@ enum Peer {
     },
     Modern {
         parking: Arc<Parking>,
-        binding: Binding,
         /// Answers that the client sent before anybody asked.
         early: Mutex<Option<Box<RawValue>>>,
     },
@@ -114,13 +113,8 @@ impl Link {
     }
 
     /// Links a call to a client of the stateless era, which may have sent answers with the call.
-    pub fn modern(
-        attached: Attached,
-        parking: Arc<Parking>,
-        binding: Binding,
-        early: Option<Box<RawValue>>,
-    ) -> Self {
-        let peer = Peer::Modern { parking, binding, early: Mutex::new(early) };
+    pub fn modern(attached: Attached, parking: Arc<Parking>, early: Option<Box<RawValue>>) -> Self {
+        let peer = Peer::Modern { parking, early: Mutex::new(early) };
         Self { attached: Mutex::new(attached), peer }
     }
 
@@ -173,19 +167,24 @@ impl Link {
         }
     }
 
-    /// Asks the client and waits for its answers: the `inputResponses` object.
+    /// Asks the client and waits for its answers: the `inputResponses` object. `binding` tells which
+    /// retry of a client of the stateless era may bring them.
     ///
     /// # Errors
     ///
     /// Gives up after [`INPUT_TIMEOUT`], or when the client answers with an error.
-    pub async fn ask(&self, questions: &[Question]) -> Result<Box<RawValue>, NoAnswer> {
+    pub async fn ask(
+        &self,
+        questions: &[Question],
+        binding: impl FnOnce() -> Binding,
+    ) -> Result<Box<RawValue>, NoAnswer> {
         match &self.peer {
             Peer::Legacy { session, .. } => self.ask_legacy(session, questions).await,
-            Peer::Modern { parking, binding, early } => {
+            Peer::Modern { parking, early } => {
                 let early = if questions.is_empty() { None } else { early.lock().await.take() };
                 match early.filter(|given| answers_all(given, questions)) {
                     Some(given) => Ok(given),
-                    None => self.ask_modern(parking, binding, questions).await,
+                    None => self.ask_modern(parking, binding(), questions).await,
                 }
             }
             Peer::Nobody => Err(NoAnswer::Gone),
@@ -222,10 +221,10 @@ impl Link {
     async fn ask_modern(
         &self,
         parking: &Arc<Parking>,
-        binding: &Binding,
+        binding: Binding,
         questions: &[Question],
     ) -> Result<Box<RawValue>, NoAnswer> {
-        let Some((state, retry)) = parking.park(binding.clone()) else {
+        let Some((state, retry)) = parking.park(binding) else {
             return Err(NoAnswer::Gone);
         };
         let mut attached = self.attached.lock().await;

@@ -38,7 +38,7 @@ pub(crate) use self::headers::params as param_headers;
 pub(crate) use self::lists::{List, collect, open as upstream_session};
 pub(crate) use self::message::{object, raw};
 pub(crate) use self::result::EVALUATION_ID;
-pub(crate) use self::serve::{Context, session_owner};
+pub(crate) use self::serve::{Context, binding, session_owner};
 pub(crate) use self::subscriptions::relay_updates;
 
 use self::route::Route;

@@ -148,9 +148,8 @@ async fn start(
             Link::legacy(attached, Arc::clone(session), cancel)
         }
         Client::Modern { .. } => {
-            let binding = binding(&request);
             let parking = Arc::clone(&context.gateway.parking);
-            Link::modern(attached, parking, binding, answers.map(ToOwned::to_owned))
+            Link::modern(attached, parking, answers.map(ToOwned::to_owned))
         }
     };
     let id = id.to_owned();
@@ -197,7 +196,7 @@ async fn resume(
 }
 
 /// Binds a call to the retry that may answer its questions.
-fn binding(request: &CallRequest) -> Binding {
+pub(crate) fn binding(request: &CallRequest) -> Binding {
     let name = request.tool.as_ref().map(ToString::to_string);
     let name = name.or_else(|| request.target.clone()).unwrap_or_default();
     Binding {

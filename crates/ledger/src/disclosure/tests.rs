@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use sd_jwt_payload::{Hasher as _, Sha256Hasher};
+use serde_json::json;
 
 use super::*;
 use crate::jcs::canonicalize;

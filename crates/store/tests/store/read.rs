@@ -99,7 +99,7 @@ async fn records_are_found_opened_and_proven_while_the_gateway_runs() {
     let store = world.create().await;
     let large = "x".repeat(70_000);
     let mut intent = world.intent();
-    intent.draft = intent.draft.sealed("large", large.clone());
+    intent.draft = intent.draft.sealed("large\0name", large.clone());
     let call = recorded(store.commit_intent(intent).await.unwrap()).evaluation_id();
     store.commit_outcome(world.outcome(call, OutcomeStatus::Executed, None)).await.unwrap();
     for _ in 0..300 {
@@ -117,8 +117,8 @@ async fn records_are_found_opened_and_proven_while_the_gateway_runs() {
         |name: &str| opened.iter().find(|d| d.name() == Some(name)).unwrap().value().clone();
     assert_eq!(value("principal"), "ada@example.com");
     assert_eq!(value("arguments.amount"), 12.5);
-    assert_eq!(value("large")["len"], 70_002);
-    assert_eq!(reader.blob(call, "large").await.unwrap(), Some(large.into()));
+    assert_eq!(value("large\0name")["len"], 70_002);
+    assert_eq!(reader.blob(call, "large\0name").await.unwrap(), Some(large.into()));
     let outcomes = reader.outcomes(call).await.unwrap();
     assert_eq!(outcomes.len(), 1);
     assert_eq!(outcomes[0].leaf["outcome"], "executed");
