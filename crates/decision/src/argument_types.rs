@@ -179,9 +179,14 @@ pub(crate) struct Converted {
     pub(crate) unrepresentable: Vec<String>,
 }
 
-/// Converts arguments that are valid by the schema that `fields` come from.
-pub(crate) fn convert(fields: &Fields, arguments: &Value) -> Converted {
+/// Converts those `wanted` of the arguments, which are valid by the schema that `fields` come from.
+pub(crate) fn convert(
+    fields: &Fields,
+    arguments: &Value,
+    wanted: impl Fn(&str) -> bool,
+) -> Converted {
     let mut unrepresentable = Vec::new();
+    let fields = fields.iter().filter(|(name, _)| wanted(name));
     let attributes = record(fields, arguments, "", &mut unrepresentable);
     unrepresentable.sort();
     Converted { attributes, unrepresentable }
@@ -189,10 +194,14 @@ pub(crate) fn convert(fields: &Fields, arguments: &Value) -> Converted {
 
 type Attributes = Vec<(String, RestrictedExpression)>;
 
-fn record(fields: &Fields, value: &Value, path: &str, missing: &mut Vec<String>) -> Attributes {
+fn record<'f>(
+    fields: impl Iterator<Item = (&'f String, &'f Field)>,
+    value: &Value,
+    path: &str,
+    missing: &mut Vec<String>,
+) -> Attributes {
     let Some(members) = value.as_object() else { return Attributes::new() };
     fields
-        .iter()
         .filter_map(|(name, field)| {
             // JSON has two ways to leave an optional argument out, Cedar has one.
             let value = members.get(name).filter(|value| field.required || !value.is_null())?;
@@ -221,7 +230,7 @@ fn expression(
         (ArgumentType::Boolean, Value::Bool(value)) => Some(RestrictedExpression::new_bool(*value)),
         (ArgumentType::Set(element), Value::Array(items)) => set(element, items),
         (ArgumentType::Record(fields), Value::Object(_)) => {
-            let attributes = record(fields, value, path, missing);
+            let attributes = record(fields.iter(), value, path, missing);
             RestrictedExpression::new_record(attributes).ok()
         }
         _ => None,
@@ -338,6 +347,7 @@ mod tests {
         let converted = convert(
             &fields,
             &json!({"at": {"lat": 1.234_567, "b/c": 1e20}, "list": [1.5, 1e30], "n": 7, "note": null}),
+            |_| true,
         );
         assert_eq!(converted.unrepresentable, ["/at/b~1c", "/at/lat", "/list"]);
         let names: Vec<_> = converted.attributes.iter().map(|(name, _)| name.as_str()).collect();

@@ -127,11 +127,15 @@ impl<'b> Known<'b> {
         bundle: &'b Bundle,
         facts: &Facts,
     ) -> Result<Findings<'b>, Reason> {
-        let evaluation = request::evaluation(&bundle.entities, self.action, self.tool, facts)
-            .map_err(|error| permission(ReasonCode::POLICY_ERROR, error))?;
+        let slices: Vec<_> =
+            bundle.index.slices(&facts.agent, &self.id, &self.action.groups).collect();
+        let reads = |path: &[&str]| slices.iter().any(|slice| slice.reads.touches(path));
+        let evaluation =
+            request::evaluation(&bundle.entities, self.action, self.tool, facts, reads)
+                .map_err(|error| permission(ReasonCode::POLICY_ERROR, error))?;
         let authorizer = Authorizer::new();
         let mut findings = Findings::default();
-        for slice in bundle.index.slices(&facts.agent, &self.id, &self.action.groups) {
+        for slice in &slices {
             for policies in [&slice.permits, &slice.forbids] {
                 if policies.is_empty() {
                     continue;

@@ -13,6 +13,7 @@ use countersign_model::{AgentFacts, Mode};
 
 use crate::diagnostic::Diagnostic;
 use crate::policy::{Effect, Rule};
+use crate::reads::Reads;
 
 /// All slices of a bundle.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ struct ActionSlices {
 pub(crate) struct Slice {
     pub(crate) permits: PolicySet,
     pub(crate) forbids: PolicySet,
+    /// What the permits and forbids read of the context.
+    pub(crate) reads: Reads,
     /// Enforced permits that do not read the context.
     pub(crate) fixed_permits: PolicySet,
     /// Enforced forbids without approval that do not read the context.
@@ -112,6 +115,7 @@ impl ActionSlices {
 
 impl Slice {
     fn add(&mut self, rule: &Rule) -> Result<(), Box<PolicySetError>> {
+        self.reads.extend(&rule.reads);
         let enforced = rule.info.mode == Mode::Enforce;
         let fixed = enforced && !rule.reads.any();
         match rule.info.effect {

@@ -23,13 +23,26 @@ impl Reads {
         !self.0.is_empty()
     }
 
+    /// Says whether the policy may look at this path below `context`, at what holds it or at a part.
+    pub(crate) fn touches(&self, path: &[&str]) -> bool {
+        self.0.iter().any(|own| own.iter().zip(path).all(|(a, b)| a == b))
+    }
+
+    /// Adds what another policy reads.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        self.0.extend(other.0.iter().cloned());
+    }
+
     /// Returns the first of these arguments (JSON pointers, RFC 6901) that the policy reads.
     pub(crate) fn first_of<'p>(&self, pointers: &'p [String]) -> Option<&'p String> {
         pointers.iter().find(|pointer| {
-            let argument: Vec<String> = std::iter::once("arguments".to_owned())
-                .chain(pointer.split('/').skip(1).map(|s| s.replace("~1", "/").replace("~0", "~")))
+            let names: Vec<String> = pointer
+                .split('/')
+                .skip(1)
+                .map(|name| name.replace("~1", "/").replace("~0", "~"))
                 .collect();
-            self.0.iter().any(|path| path.iter().zip(&argument).all(|(a, b)| a == b))
+            let names = names.iter().map(String::as_str);
+            self.touches(&std::iter::once("arguments").chain(names).collect::<Vec<_>>())
         })
     }
 

@@ -6,10 +6,10 @@ use cedar_policy::{
     Context, Entities as CedarEntities, Entity, EntityId, EntityTypeName, EntityUid, Request,
     RestrictedExpression, Schema,
 };
-use countersign_model::{AgentFacts, CallFacts, Facts, PrincipalType, ServerName};
+use countersign_model::{AgentFacts, CallFacts, Facts, Principal, PrincipalType, ServerName};
 use serde_json::Value;
 
-use crate::argument_types::{self, Converted};
+use crate::argument_types;
 use crate::catalog::{Server, Tool};
 use crate::civil;
 use crate::diagnostic::Diagnostic;
@@ -51,7 +51,8 @@ pub(crate) struct Entities {
 pub(crate) struct Action {
     pub(crate) uid: EntityUid,
     pub(crate) groups: Vec<String>,
-    entity: Entity,
+    /// The action alone, its hierarchy already closed.
+    entities: CedarEntities,
 }
 
 /// A request with the entities that it needs.
@@ -72,13 +73,13 @@ impl Entities {
         let tools = tools.map(|tool| (tool.name.to_string(), schema::groups(tool)));
         let methods = MCP_ACTIONS.map(|action| (action.to_owned(), vec![MCP.to_owned()]));
         let mut groups: HashMap<_, _> = tools.chain(methods).collect();
-        let actions = all
-            .iter()
-            .filter_map(|entity| {
-                let (id, groups) = groups.remove_entry(entity.uid().id().unescaped())?;
-                Some((id, Action { uid: entity.uid(), groups, entity: entity.clone() }))
-            })
-            .collect();
+        let action = |entity: &Entity| {
+            let (id, groups) = groups.remove_entry(entity.uid().id().unescaped())?;
+            let entities = CedarEntities::from_entities([entity.clone()], None);
+            let entities = entities.map_err(|error| error.to_string());
+            Some(entities.map(|entities| (id, Action { uid: entity.uid(), groups, entities })))
+        };
+        let actions = all.iter().filter_map(action).collect::<Result<_, _>>().map_err(fault)?;
         let server_type = entity_type("Server").map_err(fault)?;
         let server = |server: &Server| {
             let environment = text(server.environment.as_str());
@@ -109,10 +110,9 @@ impl Entities {
         let (principal, resource) = (agent.uid(), server.uid());
         let request = Request::new(principal, action.uid.clone(), resource, context, None)
             .map_err(|error| error.to_string())?;
-        let all = [agent, server.clone(), action.entity.clone()];
-        let entities =
-            CedarEntities::from_entities(all, None).map_err(|error| error.to_string())?;
-        Ok((request, entities))
+        // Adding closes the hierarchy of what is added, not of the action again.
+        let entities = action.entities.clone().add_entities([agent, server.clone()], None);
+        Ok((request, entities.map_err(|error| error.to_string())?))
     }
 
     fn agent(&self, agent: &AgentFacts) -> Result<Entity, String> {
@@ -134,6 +134,9 @@ impl Entities {
 
 /// Makes the request of a call of `tool`, or of a method if there is none.
 ///
+/// Its context has only those attributes and arguments whose paths some policy `reads`: to make them
+/// costs more than to evaluate a policy, and what no policy reads changes no answer.
+///
 /// # Errors
 ///
 /// Says what Cedar cannot represent; no caller can cause that.
@@ -142,10 +145,25 @@ pub(crate) fn evaluation(
     action: &Action,
     tool: Option<&Tool>,
     facts: &Facts,
+    reads: impl Fn(&[&str]) -> bool,
 ) -> Result<Evaluation, String> {
-    let converted = tool.map(|tool| argument_types::convert(&tool.fields, &facts.call.arguments));
-    let unrepresentable = converted.as_ref().map(|c| c.unrepresentable.clone()).unwrap_or_default();
-    let context = context(facts, converted)?;
+    let mut pairs = common(facts, &reads)?;
+    let mut unrepresentable = Vec::new();
+    if let Some(tool) = tool {
+        let all = reads(&["unrepresentable"]);
+        let wanted = |argument: &str| all || reads(&["arguments", argument]);
+        let converted = argument_types::convert(&tool.fields, &facts.call.arguments, wanted);
+        unrepresentable = converted.unrepresentable;
+        pairs.push(("arguments", record(converted.attributes)?));
+        if all {
+            let names = unrepresentable.iter().map(text);
+            pairs.push(("unrepresentable", RestrictedExpression::new_set(names)));
+        }
+    } else if reads(&["target"]) {
+        pairs.extend(facts.call.target.as_ref().map(|target| ("target", text(target))));
+    }
+    let pairs = pairs.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let context = Context::from_pairs(pairs).map_err(|error| error.to_string())?;
     let (request, entities) =
         entities.request(action, &facts.call.server, &facts.agent, context)?;
     Ok(Evaluation { request, entities, unrepresentable })
@@ -163,33 +181,43 @@ fn uid(entity_type: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(entity_type.clone(), EntityId::new(id))
 }
 
-fn context(facts: &Facts, converted: Option<Converted>) -> Result<Context, String> {
-    let record = |pairs: Vec<(String, RestrictedExpression)>| {
-        RestrictedExpression::new_record(pairs).map_err(|error| error.to_string())
-    };
+fn record(
+    attributes: impl IntoIterator<Item = (String, RestrictedExpression)>,
+) -> Result<RestrictedExpression, String> {
+    RestrictedExpression::new_record(attributes).map_err(|error| error.to_string())
+}
+
+/// Returns what `reads` wants of the attributes that every action's context has.
+fn common(
+    facts: &Facts,
+    reads: &impl Fn(&[&str]) -> bool,
+) -> Result<Vec<(&'static str, RestrictedExpression)>, String> {
+    // An impossible time refuses, whether or not a policy reads it.
     let at = civil::datetime(facts.at.0).ok_or("the time is outside the years 0 to 9999")?;
-    let kind = match facts.principal.kind {
+    let mut pairs = Vec::new();
+    if reads(&["at"]) {
+        pairs.push(("at", RestrictedExpression::new_datetime(at)));
+    }
+    if reads(&["method"]) {
+        pairs.push(("method", text(&facts.call.method)));
+    }
+    if reads(&["origin"]) {
+        pairs.push(("origin", text(&facts.origin)));
+    }
+    if reads(&["principal"]) {
+        pairs.push(("principal", principal(&facts.principal)?));
+    }
+    if reads(&["session"]) {
+        pairs.extend(facts.session.as_ref().map(|session| ("session", text(session))));
+    }
+    Ok(pairs)
+}
+
+fn principal(principal: &Principal) -> Result<RestrictedExpression, String> {
+    let kind = match principal.kind {
         PrincipalType::Human => "human",
         PrincipalType::ServiceAccount => "service_account",
         PrincipalType::Organization => "organization",
     };
-    let principal = record(vec![
-        ("type".to_owned(), text(kind)),
-        ("id".to_owned(), text(&facts.principal.id)),
-    ])?;
-    let mut pairs = vec![
-        ("at".to_owned(), RestrictedExpression::new_datetime(at)),
-        ("method".to_owned(), text(&facts.call.method)),
-        ("origin".to_owned(), text(&facts.origin)),
-        ("principal".to_owned(), principal),
-    ];
-    pairs.extend(facts.session.as_ref().map(|session| ("session".to_owned(), text(session))));
-    if let Some(Converted { attributes, unrepresentable }) = converted {
-        let names = unrepresentable.into_iter().map(RestrictedExpression::new_string);
-        pairs.push(("arguments".to_owned(), record(attributes)?));
-        pairs.push(("unrepresentable".to_owned(), RestrictedExpression::new_set(names)));
-    } else {
-        pairs.extend(facts.call.target.as_ref().map(|target| ("target".to_owned(), text(target))));
-    }
-    Context::from_pairs(pairs).map_err(|error| error.to_string())
+    record([("type".to_owned(), text(kind)), ("id".to_owned(), text(&principal.id))])
 }

@@ -83,6 +83,8 @@ impl Writer {
                 tokio::time::timeout(RETRY, queue.recv()).await.map_or(Some(None), |m| m.map(Some))
             };
             let Some(first) = first else { break };
+            // Whoever is about to send gets to: what it sends then costs no commit of its own.
+            tokio::task::yield_now().await;
             let (jobs, other) = collect(first, &mut queue);
             self.serve(jobs).await;
             match other {

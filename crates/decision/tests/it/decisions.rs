@@ -1,7 +1,7 @@
 //! One call, one decision.
 
 use countersign_decision::{Recorded, Replay, arguments_digest, decide, explain, replay};
-use countersign_model::{Decision, Facts, Mode, Verdict};
+use countersign_model::{AgentFacts, AgentId, Decision, Facts, Mode, TimestampMs, Verdict};
 use serde_json::json;
 
 use crate::support::{agent, call, load};
@@ -234,6 +234,40 @@ fn policies_read_arguments_agents_and_context() {
         let decision = decide(&load(&policy), &call("crm/refund", arguments));
         assert_eq!(decision.verdict == Verdict::Allow, expected, "{condition}");
     }
+}
+
+#[test]
+fn earlier_calls_of_a_like_agent_change_nothing() {
+    let policies = r#"@id("p") permit (principal in Role::"support", action, resource) when {
+        principal.id == "00000000-0000-7000-8000-000000000001" &&
+        principal.owner == "dana@example.com" && principal.environment == "prod" };"#;
+    let like = |change: fn(&mut AgentFacts)| {
+        let mut facts = call("crm/refund", json!({"amount": 1}));
+        change(&mut facts.agent);
+        facts
+    };
+    let same = like(|_| {});
+    let bundle = load(policies);
+    for other in [
+        like(|agent| agent.id = AgentId("00000000-0000-7000-8000-000000000009".parse().unwrap())),
+        like(|agent| agent.owner = "kim@example.com".to_owned()),
+        like(|agent| agent.environment = "test".parse().unwrap()),
+        like(|agent| agent.roles = vec!["sales".to_owned()]),
+    ] {
+        for facts in [&same, &other, &same] {
+            let decision = decide(&bundle, facts);
+            assert_eq!(decision.verdict == Verdict::Allow, *facts == same, "{facts:?}");
+            assert_eq!(decision, decide(&load(policies), facts));
+        }
+    }
+}
+
+#[test]
+fn an_impossible_time_refuses_even_where_no_policy_reads_it() {
+    let mut facts = call("crm/refund", json!({"amount": 1}));
+    facts.at = TimestampMs(i64::MAX);
+    let expected = "deny by ; permission POLICY_ERROR the time is outside the years 0 to 9999 [-]";
+    check(PERMIT, &facts, expected);
 }
 
 #[test]

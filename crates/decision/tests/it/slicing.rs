@@ -31,12 +31,16 @@ const ACTIONS: [&str; 8] = [
     "action in Action::\"mcp\"",
 ];
 const RESOURCES: [&str; 3] = ["resource", "resource == Server::\"crm\"", "resource is Server"];
-const CONDITIONS: [&str; 6] = [
+const CONDITIONS: [&str; 10] = [
     "",
     "when { principal.environment == resource.environment }",
     "when { principal.environment != resource.environment }",
     "when { context.at > datetime(\"2025-01-01\") }",
     "unless { context.principal.type == \"human\" }",
+    "when { context has session && context.method == \"tools/call\" }",
+    "when { (if true then context else context) has session }",
+    "when { context has arguments.amount && context.arguments.amount > 4 }",
+    "when { context has arguments.lat && context.arguments.lat.lessThan(decimal(\"2.0\")) }",
     // Errs whenever it is evaluated.
     "when { 9223372036854775807 + context.at.toTime().toMilliseconds() > 0 }",
 ];
@@ -58,7 +62,7 @@ struct Drawn {
 fn policy() -> impl Strategy<Value = Drawn> {
     let one = |of: &'static [&'static str]| proptest::sample::select(of);
     // Errors are rare, or most draws would be the same.
-    let condition = prop_oneof![20 => one(&CONDITIONS[..5]), 1 => Just(CONDITIONS[5])];
+    let condition = prop_oneof![20 => one(&CONDITIONS[..9]), 1 => Just(CONDITIONS[9])];
     (any::<bool>(), one(&MODES), one(&PRINCIPALS), one(&ACTIONS), one(&RESOURCES), condition)
         .prop_map(|(forbid, mode, principal, action, resource, condition)| {
             let mode = if forbid || !mode.contains("approval") { mode } else { "" };
@@ -70,16 +74,20 @@ fn policy() -> impl Strategy<Value = Drawn> {
 
 fn facts() -> impl Strategy<Value = Facts> {
     let roles = proptest::sample::subsequence(vec!["support", "sales"], 0..=2);
-    (any::<bool>(), proptest::sample::select(&["bot", "other", "third"]), roles, any::<bool>())
-        .prop_map(|(refund, name, roles, prod)| {
+    let names = proptest::sample::select(&["bot", "other", "third"]);
+    let session = proptest::option::of(Just("s".to_owned()));
+    (any::<bool>(), names, roles, any::<bool>(), session).prop_map(
+        |(refund, name, roles, prod, session)| {
             let arguments =
                 if refund { json!({"amount": 5}) } else { json!({"lat": 1, "lon": 2.5}) };
             let mut facts = call(if refund { "crm/refund" } else { "crm/locate" }, arguments);
             facts.agent.name = name.parse().unwrap();
             facts.agent.roles = roles.into_iter().map(str::to_owned).collect();
             facts.agent.environment = if prod { "prod" } else { "test" }.parse().unwrap();
+            facts.session = session;
             facts
-        })
+        },
+    )
 }
 
 fn bundle(policies: &[Drawn]) -> Bundle {
@@ -98,7 +106,7 @@ fn request(bundle: &Bundle, facts: &Facts) -> (Request, Entities) {
             arguments[name] = json!({"__extn": {"fn": "decimal", "arg": format!("{number:.1}")}});
         }
     }
-    let context = json!({
+    let mut context = json!({
         "arguments": arguments,
         "unrepresentable": [],
         "at": {"__extn": {"fn": "datetime", "arg": "2025-10-09T08:53:20Z"}},
@@ -106,6 +114,9 @@ fn request(bundle: &Bundle, facts: &Facts) -> (Request, Entities) {
         "origin": "mcp",
         "principal": {"type": "human", "id": "sam@example.com"},
     });
+    if let Some(session) = &facts.session {
+        context["session"] = json!(session);
+    }
     let action: cedar_policy::EntityUid = format!("Action::\"{tool}\"").parse().unwrap();
     let context = Context::from_json_value(context, Some((&schema, &action))).unwrap();
     let agent = facts.agent.name.as_str();
