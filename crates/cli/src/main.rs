@@ -17,6 +17,10 @@ use clap::{Parser, Subcommand};
 
 use crate::paths::Paths;
 
+/// A call makes some thousand small allocations, many freed by another thread than made them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A gateway between AI agents and everything they act on: every call is decided by policy and
 /// recorded, durably and verifiably, before it is forwarded.
 #[derive(Debug, Parser)]

@@ -110,6 +110,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) replica: &'a str,
     pub(crate) now: i64,
     pub(crate) head: Head,
+    /// Bytes of bodies and sections.
     pub(crate) bytes: usize,
     /// Calls that end in this batch, taken off the open ones, and whether each claimed a key.
     ending: HashMap<RecordId, bool>,
@@ -311,8 +312,10 @@ impl Batch<'_> {
             subject.insert(self.tx, self.tenant).await?;
         }
         let record = prepared.record;
-        let sealed = prepared.take_sealed().into_iter().map(|row| (record, row));
-        self.rows.sealed.extend(sealed);
+        for row in prepared.take_sealed() {
+            self.bytes += row.bytes().len();
+            self.rows.sealed.push((record, row));
+        }
         self.bytes += body.len();
         self.head.frontier.push(hash);
         let (seq, kind) = (self.head.seq, prepared.kind.as_str());

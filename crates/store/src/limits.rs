@@ -24,8 +24,13 @@ pub const RESULT_KEPT_MS: i64 = 24 * 60 * 60 * 1_000;
 /// A clock that steps back further than this is recorded as a detection, in milliseconds.
 pub const CLOCK_STEP_MS: i64 = 1_000;
 
-/// Bytes of leaves after which the writer moves the write-ahead log into the database.
+/// Bytes written after which the writer moves the write-ahead log into the database. Callers wait
+/// meanwhile: little and often keeps that wait to a few milliseconds.
 pub const WAL_PASSIVE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes of write-ahead log that a commit takes besides its records: some eight pages of tables and
+/// indexes that it touches.
+pub const WAL_COMMIT_BYTES: usize = 32 * 1024;
 
 /// Pages of write-ahead log above which it is also truncated (64 MiB at 4 KiB each).
 pub const WAL_TRUNCATE_PAGES: i64 = 16 * 1024;

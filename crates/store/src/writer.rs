@@ -18,7 +18,7 @@ use crate::batch::{Batch, Done, Head, Job, Settlement, Work};
 use crate::clock::{Clock, IdSource, step_back};
 use crate::db;
 use crate::head::{load_head, mark_stopped};
-use crate::limits::{BATCH_RECORDS_MAX, WAL_PASSIVE_BYTES, WAL_TRUNCATE_PAGES};
+use crate::limits::{BATCH_RECORDS_MAX, WAL_COMMIT_BYTES, WAL_PASSIVE_BYTES, WAL_TRUNCATE_PAGES};
 use crate::prepare::Prepared;
 use crate::settled::Settled;
 use crate::subject::Subjects;
@@ -187,7 +187,7 @@ impl Writer {
                 None => Err(StoreError::unavailable("the record was tried before")),
             });
         }
-        self.unmoved_bytes += batch.bytes;
+        self.unmoved_bytes += batch.bytes + WAL_COMMIT_BYTES;
         Ok((batch.commit().await?, done))
     }
 
