@@ -11,6 +11,7 @@ mod latency;
 mod load;
 mod page;
 mod proc;
+mod proxy;
 mod report;
 mod schedule;
 mod wire;
@@ -32,6 +33,8 @@ enum Command {
     Echo(echo::EchoArgs),
     /// Calls a tool from many connections and reports the latencies a client sees
     Load(load::LoadArgs),
+    /// Passes every request on to an upstream, as a proxy that looks at nothing
+    Proxy(proxy::ProxyArgs),
     /// Measures what one durable 4 KiB append costs on the disk of a directory
     Fsync(disk::FsyncArgs),
     /// Renders the results of `benches/run` as a page
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Echo(args) => echo::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Proxy(args) => proxy::run(&args),
         Command::Fsync(args) => disk::run(&args),
         Command::Report(args) => report::run(&args),
     }

@@ -31,6 +31,7 @@ fn introduction(page: &mut String, results: &Results) -> fmt::Result {
         "# Performance\n\n\
          Made by `benches/run`; do not edit. Taken {}.\n\n\
          What a client sees when it calls a tool over MCP: straight to the upstream (*direct*), \
+         through a reverse proxy that looks at nothing (what a second hop costs on this host), \
          through the gateway with its ledger on a memory file system (everything is recorded, nothing waits for a disk), \
          and through the gateway as it ships (*durable ledger*): the decision is on disk before \
          the call goes on, the outcome before the answer goes back.\n\n\
@@ -174,14 +175,15 @@ fn where_time_goes(page: &mut String, results: &Results) -> fmt::Result {
 
 /// Splits the median of a single call into its steps.
 fn one_in_flight(page: &mut String, results: &Results) -> fmt::Result {
-    let [direct, memory, durable] = Leg::ALL.map(|leg| results.cell(leg, 1, None).p50());
+    let [direct, proxy, memory, durable] = Leg::ALL.map(|leg| results.cell(leg, 1, None).p50());
     let fsyncs = results.fsync_us().map(|us| GOAL_FSYNCS * us);
     let between = |from: Option<f64>, to: Option<f64>| from.zip(to).map(|(from, to)| to - from);
     let ledger = between(memory, durable);
     writeln!(page, "One call at a time, medians:\n\n| step | time |\n|---|---:|")?;
     for (step, time) in [
         ("the direct call", direct),
-        ("added by the gateway with its ledger in memory", between(direct, memory)),
+        ("added by a proxy that looks at nothing", between(direct, proxy)),
+        ("added by the gateway with its ledger in memory", between(proxy, memory)),
         ("added by the durable ledger", ledger),
         ("… of which two fsyncs as measured beside it", fsyncs.filter(|_| ledger.is_some())),
         ("… of which everything else", between(fsyncs, ledger)),
@@ -331,7 +333,7 @@ mod tests {
         results.runs.retain(|run| run.leg == Leg::Direct);
         results.profile = None;
         let page = render(&results).unwrap();
-        assert_eq!(page.matches(NOT_MEASURED).count(), 7, "{page}");
+        assert_eq!(page.matches(NOT_MEASURED).count(), 10, "{page}");
         assert!(!page.contains("hold**"), "{page}");
     }
 

@@ -67,16 +67,18 @@ pub(crate) struct Run {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Leg {
     Direct,
+    Proxy,
     Memory,
     Durable,
 }
 
 impl Leg {
-    pub(crate) const ALL: [Self; 3] = [Self::Direct, Self::Memory, Self::Durable];
+    pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::Proxy, Self::Memory, Self::Durable];
 
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Proxy => "a proxy that looks at nothing",
             Self::Memory => "gateway, ledger in memory",
             Self::Durable => "gateway with durable ledger",
         }
@@ -229,7 +231,8 @@ pub(crate) mod tests {
         let mut runs = Vec::new();
         for round in 1..=3 {
             for (leg, p50, rate) in
-                [("direct", 100, 40_000.0), ("memory", 200, 20_000.0), ("durable", p50, rate)]
+                [("direct", 100, 40_000.0), ("proxy", 150, 25_000.0), ("memory", 200, 20_000.0),
+                 ("durable", p50, rate)]
             {
                 for in_flight in [1, 64] {
                     let load = load(in_flight, None, p50, rate);

@@ -27,6 +27,14 @@ pub enum Kind {
     Gap,
     /// A verification run, a restore test, an operator's reconciliation.
     Check,
+    /// Somebody read or exported evidence.
+    Access,
+    /// A person's keys were destroyed.
+    Erasure,
+    /// A hold that forbids erasure was set or lifted.
+    LegalHold,
+    /// The totals of a day.
+    Close,
 }
 
 impl Kind {
@@ -42,6 +50,10 @@ impl Kind {
             Self::Heartbeat => "heartbeat",
             Self::Gap => "gap",
             Self::Check => "check",
+            Self::Access => "access",
+            Self::Erasure => "erasure",
+            Self::LegalHold => "legal_hold",
+            Self::Close => "close",
         }
     }
 }
