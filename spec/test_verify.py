@@ -456,7 +456,8 @@ class Logs(InFolder):
 
     def test_leaves_that_are_refused_though_signed(self):
         for bad in ({"v": 2}, {"v": True}, {"v": None}, {"kind": None}, {"record_id": None}, {"record_id": "r0"}, {"tenant": "other"},
-                    {"tenant": None}, {"time": {"ms": -1, "n": 0}}, {"time": None}, {"gw": None}, {"decision": "maybe"}, {"decision": None},
+                    {"tenant": None}, {"time": {"ms": -1, "n": 0}}, {"time": {"ms": 1763700000000, "n": 0}}, {"time": None}, {"gw": None},
+                    {"decision": "maybe"}, {"decision": None},
                     {"gw": {"replica": "g1", "epoch": 1, "seq": 2, "prev": verify.base64url(bytes(32))}},
                     {"gw": {"replica": "g2", "epoch": 1, "seq": 2, "prev": verify.base64url(bytes(32))}},
                     {"x": 1.5}, {"x": 2**53}, {"x": "y" * 17000}, {"kind": "outcome"}):

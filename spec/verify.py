@@ -184,20 +184,20 @@ class Population:
     def add(self, index, entry):
         check(len(entry) <= ENTRY_MAX, "the entry has more than 16 KiB")
         leaf = parse_canonical(entry)
-        v, kind, record, tenant, replica, epoch, seq, prev, ms, _ = (field(leaf, *f) for f in FIELDS)
+        v, kind, record, tenant, replica, epoch, seq, prev, *time = (field(leaf, *f) for f in FIELDS)
         check(v == 1, "field `v` is not 1")
         self.tenant = self.tenant or tenant
         check(tenant == self.tenant, f"tenant `{tenant}` in the log of `{self.tenant}`")
-        last, digest = self.streams.get((replica, epoch), (0, bytes(HASH)))
-        check(seq == last + 1, f"stream `{tenant}/{replica}/{epoch}` has sequence {seq} after {last}")
+        last, digest, then = self.streams.get((replica, epoch), (0, bytes(HASH), [-1, 0]))
+        check(seq == last + 1 and time > then, f"stream {tenant}/{replica}/{epoch}: {seq}, {time} after {last}, {then}")
         check(prev == base64url(digest), f"stream `{tenant}/{replica}/{epoch}` breaks before sequence {seq}")
-        self.streams[replica, epoch] = seq, sha256(entry)
+        self.streams[replica, epoch] = seq, sha256(entry), time
         verdict = field(leaf, "decision", str) if kind == "decision" else None
         check(verdict in (None, "allow", "deny", "hold"), f"verdict `{verdict}` is unknown")
         check(record not in self.records, f"record `{record}` stands there twice")
         self.records[record] = index, verdict
         self.counts[kind, verdict or ""] += 1
-        self.times = [min(self.times[:1] + [ms]), max(self.times[1:] + [ms])]
+        self.times = [min(self.times[:1] + time[:1]), max(self.times[1:] + time[:1])]
         self.gaps += [index] if kind == "gap" else []
         if kind == "outcome":
             call, settles = field(leaf, "parent", str), leaf.get("reconciled") is True

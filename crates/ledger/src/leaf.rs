@@ -61,6 +61,11 @@ pub struct Leaf {
     pub decision: Option<String>,
     /// The record that this one belongs to; an outcome names its decision.
     pub parent: Option<String>,
+    /// How a call ended, of an outcome; `unknown` if nobody saw it.
+    pub outcome: Option<String>,
+    /// Whether an outcome settles one that was `unknown`.
+    #[serde(default)]
+    pub reconciled: bool,
 }
 
 /// The place of a leaf in its stream `(tenant, replica, epoch)`.

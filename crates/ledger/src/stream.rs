@@ -1,11 +1,12 @@
 //! The hash chain of each stream `(tenant, replica, epoch)`.
 //!
 //! A leaf's `gw.seq` counts from 1 without a hole, and its `gw.prev` is the SHA-256 of the stream's
-//! previous leaf bytes in base64url; 32 zero bytes stand there in the first leaf of an epoch.
+//! previous leaf bytes in base64url; 32 zero bytes stand there in the first leaf of an epoch. Its time is
+//! later than that of the leaf before it.
 
 use std::collections::BTreeMap;
 
-use crate::leaf::{Leaf, LeafError, prev_hash};
+use crate::leaf::{Leaf, LeafError, Time, prev_hash};
 use crate::limits::STREAMS_MAX;
 
 /// Why a leaf does not continue its stream.
@@ -32,6 +33,14 @@ pub enum StreamError {
         /// The leaf's sequence.
         seq: u64,
     },
+    /// The leaf is not later than the stream's previous one: its time was set back.
+    #[error("stream `{stream}` has sequence {seq} no later than the leaf before it")]
+    NotLater {
+        /// Tenant, replica and epoch.
+        stream: String,
+        /// The leaf's sequence.
+        seq: u64,
+    },
     /// There are more streams than one check follows.
     #[error("more than {STREAMS_MAX} streams")]
     TooManyStreams,
@@ -47,6 +56,7 @@ pub struct StreamChecker {
 #[derive(Debug)]
 struct Tail {
     seq: u64,
+    time: Time,
     /// What the next leaf must have as `prev`.
     hash: String,
 }
@@ -77,7 +87,11 @@ impl StreamChecker {
         if leaf.gw.prev != tail.map_or_else(|| prev_hash(None), |tail| tail.hash.clone()) {
             return Err(StreamError::WrongPrevious { stream: stream(), seq });
         }
-        self.tails.insert(key, Tail { seq, hash: prev_hash(Some(leaf_bytes)) });
+        if tail.is_some_and(|tail| leaf.time <= tail.time) {
+            return Err(StreamError::NotLater { stream: stream(), seq });
+        }
+        let (time, hash) = (leaf.time, prev_hash(Some(leaf_bytes)));
+        self.tails.insert(key, Tail { seq, time, hash });
         Ok(leaf)
     }
 }

@@ -35,6 +35,20 @@ fn edits_of_a_stream_show() {
 }
 
 #[test]
+fn time_that_does_not_grow_shows() {
+    let leaves = strings(&vectors("stream.json"), "leaves");
+    let first: serde_json::Value = serde_json::from_str(&leaves[0]).unwrap();
+    let mut second: serde_json::Value = serde_json::from_str(&leaves[1]).unwrap();
+    for back_ms in [0, 1] {
+        second["time"] = first["time"].clone();
+        second["time"]["ms"] = (first["time"]["ms"].as_u64().unwrap() - back_ms).into();
+        let second = String::from_utf8(crate::jcs::canonicalize(&second).unwrap()).unwrap();
+        let refused = stream_of(&[leaves[0].clone(), second]);
+        assert!(matches!(refused, Err(StreamError::NotLater { seq: 2, .. })));
+    }
+}
+
+#[test]
 fn a_refused_leaf_leaves_the_stream_where_it_was() {
     let leaves = strings(&vectors("stream.json"), "leaves");
     let mut checker = StreamChecker::new();

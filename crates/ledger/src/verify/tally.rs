@@ -1,6 +1,6 @@
 //! Counts of what a log holds, and decisions joined to their outcomes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Population;
 use crate::leaf::{DECISION, GAP, Leaf, OUTCOME};
@@ -9,7 +9,14 @@ use crate::tree::LeafIndex;
 /// The verdict that an outcome must follow.
 const ALLOW: &str = "allow";
 
-/// What has been counted so far; it keeps one id per decision whose outcome has not come yet.
+/// All verdicts.
+const VERDICTS: [&str; 3] = [ALLOW, "deny", "hold"];
+
+/// The outcome of a call that nobody saw end; one more may follow that settles it.
+const UNKNOWN: &str = "unknown";
+
+/// What has been counted so far; it keeps one id per decision whose outcome has not come yet, or is
+/// unknown.
 #[derive(Default)]
 pub(super) struct Tally {
     tenant: Option<String>,
@@ -21,6 +28,8 @@ pub(super) struct Tally {
     open: HashMap<String, LeafIndex>,
     /// Outcomes whose decision has not come: streams are ordered, the log between them is not.
     early: HashMap<String, LeafIndex>,
+    /// Decisions whose outcome is unknown.
+    unknown: HashSet<String>,
     unmatched: Vec<LeafIndex>,
 }
 
@@ -34,10 +43,12 @@ impl Tally {
         self.first_ms = Some(self.first_ms.map_or(leaf.time.ms, |ms| ms.min(leaf.time.ms)));
         self.last_ms = Some(self.last_ms.map_or(leaf.time.ms, |ms| ms.max(leaf.time.ms)));
         match leaf.kind.as_str() {
-            DECISION if leaf.decision.as_deref() == Some(ALLOW) => {
-                self.decided(&leaf.record_id, index)?;
-            }
-            OUTCOME => self.came_out(leaf.parent, index)?,
+            DECISION => match leaf.decision.as_deref() {
+                Some(ALLOW) => self.decided(&leaf.record_id, index)?,
+                Some(verdict) if VERDICTS.contains(&verdict) => {}
+                _ => return Err("the decision states no verdict".to_owned()),
+            },
+            OUTCOME => self.came_out(&leaf, index)?,
             GAP => self.gaps.push(index),
             _ => {}
         }
@@ -55,10 +66,19 @@ impl Tally {
         }
     }
 
-    fn came_out(&mut self, parent: Option<String>, index: LeafIndex) -> Result<(), String> {
-        let decision = parent.ok_or("the outcome names no decision")?;
-        if self.open.remove(&decision).is_none() {
-            self.unmatched.extend(self.early.insert(decision, index));
+    fn came_out(&mut self, leaf: &Leaf, index: LeafIndex) -> Result<(), String> {
+        let decision = leaf.parent.as_ref().ok_or("the outcome names no decision")?;
+        if leaf.reconciled {
+            if !self.unknown.remove(decision) {
+                self.unmatched.push(index);
+            }
+            return Ok(());
+        }
+        if leaf.outcome.as_deref() == Some(UNKNOWN) {
+            self.unknown.insert(decision.clone());
+        }
+        if self.open.remove(decision).is_none() {
+            self.unmatched.extend(self.early.insert(decision.clone(), index));
         }
         Ok(())
     }

@@ -341,6 +341,38 @@ fn broken_records_are_named_even_when_the_tree_holds() {
     let report = altered(5, &|leaf| leaf["parent"] = json!("r2")).unwrap();
     assert_eq!(report.outcomes_without_decision, [LeafIndex(5)]);
     assert_eq!(report.decisions_without_outcome, [LeafIndex(4)]);
+    assert_eq!(altered(5, &|leaf| leaf["kind"] = json!("decision")), at(5));
+    assert_eq!(
+        altered(5, &|leaf| {
+            leaf["kind"] = json!("decision");
+            leaf["decision"] = json!("maybe");
+        }),
+        at(5)
+    );
+}
+
+#[test]
+fn an_unknown_outcome_may_be_reconciled_once() {
+    let outcomes = |first: &str, reconciled: usize| {
+        let mut leaves = leaves(2);
+        let mut leaf: Value = serde_json::from_slice(&leaves[1]).unwrap();
+        leaf["outcome"] = json!(first);
+        leaves[1] = canonicalize(&leaf).unwrap();
+        for n in 0..reconciled {
+            leaf["outcome"] = json!("executed");
+            leaf["reconciled"] = json!(true);
+            leaf["record_id"] = json!(format!("s{n}"));
+            leaf["gw"]["seq"] = json!(n + 3);
+            leaf["time"]["n"] = json!(n + 1);
+            leaf["gw"]["prev"] = json!(prev_hash(leaves.last().map(Vec::as_slice)));
+            leaves.push(canonicalize(&leaf).unwrap());
+        }
+        let size = leaves.len() as u64;
+        check(&publish(&leaves, &[size])).unwrap().outcomes_without_decision
+    };
+    assert_eq!(outcomes("unknown", 1), []);
+    assert_eq!(outcomes("unknown", 2), [LeafIndex(3)]);
+    assert_eq!(outcomes("executed", 1), [LeafIndex(2)]);
 }
 
 #[test]
@@ -350,6 +382,7 @@ fn a_decision_recorded_twice_is_named() {
     leaf["record_id"] = json!("r9");
     leaves[2] = canonicalize(&leaf).unwrap();
     leaf["gw"]["seq"] = json!(4);
+    leaf["time"]["n"] = json!(1);
     leaf["gw"]["prev"] = json!(prev_hash(Some(&leaves[2])));
     leaves.push(canonicalize(&leaf).unwrap());
     let problem = check(&publish(&leaves, &[4])).unwrap_err();
