@@ -230,10 +230,12 @@ pub(crate) mod tests {
     pub(crate) fn results(p50: u64, rate: f64) -> Results {
         let mut runs = Vec::new();
         for round in 1..=3 {
-            for (leg, p50, rate) in
-                [("direct", 100, 40_000.0), ("proxy", 150, 25_000.0), ("memory", 200, 20_000.0),
-                 ("durable", p50, rate)]
-            {
+            for (leg, p50, rate) in [
+                ("direct", 100, 40_000.0),
+                ("proxy", 150, 25_000.0),
+                ("memory", 200, 20_000.0),
+                ("durable", p50, rate),
+            ] {
                 for in_flight in [1, 64] {
                     let load = load(in_flight, None, p50, rate);
                     runs.push(json!({"leg": leg, "round": round, "load": load}));

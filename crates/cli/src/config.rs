@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) data_plane: DataPlane,
     /// Where people and the command line call.
     pub(crate) control_plane: ControlPlane,
+    /// Who outside vouches for the log's checkpoints.
+    pub(crate) anchors: Anchors,
     /// The servers behind the gateway, by name.
     pub(crate) upstreams: BTreeMap<ServerName, Upstream>,
 }
@@ -68,6 +70,44 @@ pub(crate) struct ControlPlane {
 impl Default for ControlPlane {
     fn default() -> Self {
         Self { listen: "127.0.0.1:7701".into(), hosts: Vec::new() }
+    }
+}
+
+/// `[anchors]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Anchors {
+    /// A C2SP tlog-policy file with the witnesses to ask; none are asked if absent.
+    pub(crate) policy: Option<PathBuf>,
+    /// The pause between two rounds of asking.
+    pub(crate) interval: Pause,
+    /// The time without the policy's quorum after which the log file says so.
+    pub(crate) max_unanchored_age: Pause,
+}
+
+impl Default for Anchors {
+    fn default() -> Self {
+        let (interval, age) = (Duration::from_secs(60), Duration::from_secs(600));
+        Self { policy: None, interval: Pause(interval), max_unanchored_age: Pause(age) }
+    }
+}
+
+/// A time span of at least a second, written as `90s`, `10m` or `2h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Pause(pub(crate) Duration);
+
+impl TryFrom<String> for Pause {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let seconds = [("s", 1), ("m", 60), ("h", 3_600)].into_iter().find_map(|(unit, factor)| {
+            text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(factor)
+        });
+        match seconds {
+            Some(seconds @ 1..) => Ok(Self(Duration::from_secs(seconds))),
+            _ => Err(format!("`{text}` is no time span like `90s`, `10m` or `2h`")),
+        }
     }
 }
 
@@ -214,6 +254,7 @@ mod tests {
             ("", "the file"),
             ("[data_plane]\n", "data_plane"),
             ("[control_plane]\n", "control_plane"),
+            ("[anchors]\n", "anchors"),
             ("[upstreams.x]\n", "upstreams"),
         ] {
             let error = toml::from_str::<Config>(&format!("{section}nothing = 1")).unwrap_err();
@@ -234,6 +275,20 @@ mod tests {
                     "{name}: `{key}` is not in the reference"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn time_spans_have_a_unit() {
+        for (text, seconds) in
+            [("1s", Some(1)), ("90s", Some(90)), ("10m", Some(600)), ("2h", Some(7_200))]
+                .into_iter()
+                .chain(
+                    ["", "60", "0s", "-1s", "1d", "s", "99999999999999999h"].map(|bad| (bad, None)),
+                )
+        {
+            let read = Pause::try_from(text.to_owned()).ok();
+            assert_eq!(read.map(|pause| pause.0.as_secs()), seconds, "{text}");
         }
     }
 

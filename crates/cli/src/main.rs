@@ -1,5 +1,6 @@
 //! The one binary of Countersign: configuration, wiring, signals, and a command per job.
 
+mod anchors;
 mod bridge;
 mod client;
 mod clock;
@@ -64,13 +65,25 @@ enum Command {
     Why(commands::why::Args),
     /// Decide recorded calls again and compare.
     Replay(commands::replay::Args),
-    /// Check the log, a record or a published directory, offline.
+    /// Build and count evidence for auditors.
+    #[command(subcommand)]
+    Evidence(commands::evidence::Command),
+    /// Draw a sample of decisions that anyone can draw again.
+    Sample(commands::sample::Args),
+    /// Check the log, a package, a record or a published directory, offline.
     Verify(commands::verify::Args),
     /// Print the log's public key or its newest checkpoint.
     #[command(subcommand)]
     Log(commands::log::Command),
     /// Settle a call whose outcome is unknown.
     Reconcile(commands::reconcile::Args),
+    /// Cosign the checkpoints of logs that others run.
+    Witness(commands::witness::Args),
+    /// Destroy what the ledger has of a person.
+    Erase(commands::erase::Args),
+    /// Set, lift and list legal holds, which forbid erasure.
+    #[command(subcommand)]
+    Hold(commands::hold::Command),
     /// Check this installation and say how to mend it.
     Doctor(commands::doctor::Args),
     /// The demonstration server behind `quickstart` (MCP over stdio).
@@ -106,9 +119,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Show(args) => commands::show::run(args, &paths).await,
         Command::Why(args) => commands::why::run(args, &paths).await,
         Command::Replay(args) => commands::replay::run(args, &paths).await,
+        Command::Evidence(command) => commands::evidence::run(command, &paths).await,
+        Command::Sample(args) => commands::sample::run(args, &paths).await,
         Command::Verify(args) => commands::verify::run(args, &paths).await,
         Command::Log(command) => commands::log::run(command, &paths).await,
         Command::Reconcile(args) => commands::reconcile::run(args, &paths).await,
+        Command::Witness(args) => commands::witness::run(args).await,
+        Command::Erase(args) => commands::erase::run(args, &paths).await,
+        Command::Hold(command) => commands::hold::run(command, &paths).await,
         Command::Doctor(args) => commands::doctor::run(args, &paths).await,
         Command::DemoServer => demo::serve().await.map(|()| ExitCode::SUCCESS),
     }

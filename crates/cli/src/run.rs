@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::anchors;
 use crate::clock::{SystemClock, ids};
 use crate::config::{Config, Upstream, default_environment};
 use crate::paths::Paths;
@@ -31,6 +32,7 @@ pub(crate) struct Running {
     stop: watch::Sender<bool>,
     planes: Vec<JoinHandle<std::io::Result<()>>>,
     publisher: JoinHandle<()>,
+    anchors: Option<JoinHandle<()>>,
 }
 
 /// Gives the settings of an installation's ledger.
@@ -48,6 +50,7 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
     let gateway =
         Gateway::new(config.gateway(paths)?, store.clone(), Arc::new(SystemClock), ids())?;
     gateway.keep_bundle("countersign").await.context("cannot record the policy bundle")?;
+    let anchors = anchors::start(&store, &config.anchors, &paths.root)?;
 
     let data_listener = listen(&config.data_plane.listen).await?;
     let control_listener = listen(&config.control_plane.listen).await?;
@@ -86,7 +89,17 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
     });
     std::fs::write(paths.serve(), addresses.to_string())?;
     let paths = paths.clone();
-    Ok(Running { data_plane, control_plane, store, gateway, paths, stop, planes, publisher })
+    Ok(Running {
+        data_plane,
+        control_plane,
+        store,
+        gateway,
+        paths,
+        stop,
+        planes,
+        publisher,
+        anchors,
+    })
 }
 
 impl Running {
@@ -103,6 +116,7 @@ impl Running {
         }
         self.gateway.shutdown().await;
         self.publisher.abort();
+        self.anchors.inspect(JoinHandle::abort);
         self.store.shutdown().await.context("the ledger did not close cleanly")
     }
 }

@@ -88,7 +88,12 @@ impl From<StoreError> for ApiError {
                 Self::invalid(message)
             }
             StoreError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "NAME_TAKEN", message),
-            StoreError::UnknownAgent(_) | StoreError::UnknownRecord(_) => Self::not_found(&message),
+            StoreError::Held(_) | StoreError::Hold(_) => {
+                Self::new(StatusCode::CONFLICT, "LEGAL_HOLD", message)
+            }
+            StoreError::UnknownAgent(_)
+            | StoreError::UnknownRecord(_)
+            | StoreError::UnknownSubject(_) => Self::not_found(&message),
             StoreError::Unavailable { .. } => Self::unavailable(message),
             StoreError::Locked(_)
             | StoreError::Missing(_)

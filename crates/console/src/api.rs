@@ -36,6 +36,9 @@ pub(crate) fn routes() -> Router<Arc<Console>> {
         .route("/pins/{server}", post(pin))
         .route("/upstreams", post(add_upstream))
         .route("/calls/{evaluation_id}/reconcile", post(reconcile))
+        .route("/subjects/erase", post(erase))
+        .route("/holds/set", post(set_hold))
+        .route("/holds/lift", post(lift_hold))
 }
 
 async fn list_agents(State(console): State<Arc<Console>>) -> Response {
@@ -153,12 +156,71 @@ async fn reconcile(
             ("reason", no_reason),
         ])));
     };
-    if reason.len() > REASON_BYTES_MAX {
-        return Err(ApiError::invalid(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
-    }
+    check_reason(Some(&reason))?;
     let place = console.store.reconcile(call, outcome, ACTOR, &reason).await?;
     let answer = json!({"record_id": place.record_id, "index": place.index.0});
     Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// The body of `subjects/erase`. The person is not in a path: paths end in the logs of proxies.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ErasureOrder {
+    subject: String,
+    /// The ticket under which it is asked for; public.
+    ticket: String,
+    reason: Option<String>,
+}
+
+async fn erase(State(console): State<Arc<Console>>, body: Body) -> Answer {
+    let ErasureOrder { subject, ticket, reason } = read(body).await?;
+    let missing = required([("subject", subject.is_empty()), ("ticket", ticket.is_empty())]);
+    if !missing.is_empty() {
+        return Err(ApiError::missing(missing));
+    }
+    check_reason(reason.as_deref())?;
+    let erased = console.store.erase(&subject, &ticket, reason.as_deref(), ACTOR).await?;
+    Ok(json_response(StatusCode::OK, &erased.to_json()))
+}
+
+/// The body of `holds/set` and `holds/lift`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HoldOrder {
+    subject: String,
+    reason: Option<String>,
+}
+
+async fn set_hold(State(console): State<Arc<Console>>, body: Body) -> Answer {
+    let HoldOrder { subject, reason } = read(body).await?;
+    let reason = reason.unwrap_or_default();
+    let no_reason = reason.trim().is_empty();
+    let missing = required([("subject", subject.is_empty()), ("reason", no_reason)]);
+    if !missing.is_empty() {
+        return Err(ApiError::missing(missing));
+    }
+    check_reason(Some(&reason))?;
+    let place = console.store.set_hold(&subject, &reason, ACTOR).await?;
+    let answer = json!({"record_id": place.record_id, "index": place.index.0});
+    Ok(json_response(StatusCode::CREATED, &answer))
+}
+
+async fn lift_hold(State(console): State<Arc<Console>>, body: Body) -> Answer {
+    let HoldOrder { subject, reason } = read(body).await?;
+    if subject.is_empty() {
+        return Err(ApiError::missing(vec!["subject"]));
+    }
+    check_reason(reason.as_deref())?;
+    let place = console.store.lift_hold(&subject, reason.as_deref(), ACTOR).await?;
+    let answer = json!({"record_id": place.record_id, "index": place.index.0});
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+fn check_reason(reason: Option<&str>) -> Result<(), ApiError> {
+    if reason.is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
+        return Err(ApiError::invalid(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
+    }
+    Ok(())
 }
 
 fn required<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {

@@ -83,8 +83,8 @@ impl<W: Write> CsvWriter<W> {
         let mut cells = Vec::with_capacity(COLUMNS.len());
         for (column, value) in COLUMNS.iter().zip(values(record)) {
             let (cell, prefixed) = match value {
-                Value::Number(number) => (number, false),
-                Value::Text(text) => cell(&text),
+                Cell::Number(number) => (number, false),
+                Cell::Text(text) => cell(&text),
             };
             if prefixed {
                 escaped.push(*column);
@@ -104,13 +104,48 @@ impl<W: Write> CsvWriter<W> {
     }
 }
 
-enum Value {
+/// What stands in a cell.
+pub(crate) enum Cell {
+    /// Digits: never prefixed.
     Number(String),
+    /// A text of whatever origin.
     Text(String),
 }
 
+/// Returns the byte order mark and the header as bytes.
+pub(crate) fn header(columns: &[&str]) -> Vec<u8> {
+    let mut line = "\u{feff}".as_bytes().to_vec();
+    line.extend(quoted(columns));
+    line
+}
+
+/// Returns one row as bytes; `cells` are those of all columns but the last, which is `csv_escaped`.
+pub(crate) fn row(columns: &[&str], cells: impl Iterator<Item = Cell>) -> Vec<u8> {
+    let mut escaped = Vec::new();
+    let mut texts = Vec::with_capacity(columns.len());
+    for (column, value) in columns.iter().zip(cells) {
+        let (text, prefixed) = match value {
+            Cell::Number(number) => (number, false),
+            Cell::Text(text) => cell(&text),
+        };
+        if prefixed {
+            escaped.push(*column);
+        }
+        texts.push(text);
+    }
+    texts.push(escaped.join(" "));
+    quoted(&texts)
+}
+
+/// Quotes every cell (RFC 4180).
+fn quoted(cells: &[impl AsRef<str>]) -> Vec<u8> {
+    let cells: Vec<String> =
+        cells.iter().map(|cell| format!("\"{}\"", cell.as_ref().replace('"', "\"\""))).collect();
+    format!("{}\r\n", cells.join(",")).into_bytes()
+}
+
 /// Returns the values of all columns but the last.
-fn values(record: &Record) -> Vec<Value> {
+fn values(record: &Record) -> Vec<Cell> {
     let text = |name: &str| record.text(name).unwrap_or_default().to_owned();
     let at = time::utc(record.time_ms());
     let excel = at.replace('T', " ").chars().take(19).collect();
@@ -139,11 +174,11 @@ fn values(record: &Record) -> Vec<Value> {
         text("parent"),
         text("session"),
     ];
-    let mut values = vec![Value::Number(record.index().to_string())];
-    values.extend(texts.map(Value::Text));
-    values.push(Value::Number(duration));
-    values.push(Value::Text(text("detail")));
-    values.push(Value::Text(record.leaf_hash().to_base64url()));
+    let mut values = vec![Cell::Number(record.index().to_string())];
+    values.extend(texts.map(Cell::Text));
+    values.push(Cell::Number(duration));
+    values.push(Cell::Text(text("detail")));
+    values.push(Cell::Text(record.leaf_hash().to_base64url()));
     values
 }
 

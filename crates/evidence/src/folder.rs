@@ -50,6 +50,22 @@ impl LogFolder {
         Ok(log)
     }
 
+    /// Takes the log as of the checkpoint of `size` that it published earlier; none is there if it never did.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the folder cannot be read.
+    pub fn open_at(root: &Path, size: TreeSize) -> Result<Self, SourceError> {
+        let mut log = Self::open(root)?;
+        log.checkpoint = log.bytes(&format!("{CHECKPOINTS_PREFIX}{size}"))?;
+        log.checkpoints.retain(|path| stored_size(path).is_some_and(|stored| stored <= size));
+        Ok(log)
+    }
+
+    /// Returns the sizes of the stored checkpoints, in any order.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = TreeSize> {
+        self.checkpoints.iter().filter_map(|path| stored_size(path))
+    }
+
     /// Returns the checkpoint that was taken.
     #[must_use]
     pub fn checkpoint(&self) -> Option<&[u8]> {
@@ -58,9 +74,7 @@ impl LogFolder {
 
     /// Returns whether no stored checkpoint is newer; the check of the log says what is wrong if one is.
     fn is_newest(&self) -> bool {
-        let stored = self.checkpoints.iter().filter_map(|path| {
-            path.strip_prefix(CHECKPOINTS_PREFIX)?.parse::<u64>().ok().map(TreeSize)
-        });
+        let stored = self.stored();
         let note = self.checkpoint.as_deref().and_then(|note| Note::parse(note).ok());
         let size =
             note.and_then(|note| Checkpoint::parse(note.text()).ok()).map(|point| point.size);
@@ -119,9 +133,14 @@ impl LogSource for LogFolder {
     }
 }
 
+/// Returns the size in the path of a stored checkpoint.
+fn stored_size(path: &str) -> Option<TreeSize> {
+    path.strip_prefix(CHECKPOINTS_PREFIX)?.parse().ok().map(TreeSize)
+}
+
 /// Lists the files below a folder; one that goes away meanwhile is left out, and so are files that are
 /// being written, whose names begin with a dot.
-fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> io::Result<()> {
+pub(crate) fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

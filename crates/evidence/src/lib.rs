@@ -7,10 +7,11 @@
 //! | [`sentence`], [`why`] | what a record says, in a sentence or a paragraph |
 //! | [`proof`] | one record as a file that is checked offline |
 //! | [`replay`] | whether a past decision is made again by the same, or another, bundle |
+//! | [`package`] | all records of a period, as a folder that is checked offline |
 //! | [`folder`] | a published log, for the check of crate `ledger` |
 //! | [`csv`] | rows that no spreadsheet executes |
 //!
-//! Everything is read from a [`countersign_store::Reader`]; nothing is written.
+//! Everything is read from a [`countersign_store::Reader`] or the published log; only packages are written.
 //!
 //! Out of scope: the formats and their verification (crate `ledger`), printing (crate `cli`).
 
@@ -20,6 +21,7 @@ pub mod case;
 pub mod csv;
 mod error;
 pub mod folder;
+pub mod package;
 pub mod proof;
 pub mod query;
 mod record;

@@ -103,7 +103,10 @@ impl<'a> Rows<'a> {
 }
 
 /// Returns the id of an agent that is given by name or id.
-async fn agent_id(reader: &Reader, agent: &str) -> Result<String, EvidenceError> {
+///
+/// # Errors
+/// [`EvidenceError::UnknownAgent`]; [`EvidenceError::Store`].
+pub async fn agent_id(reader: &Reader, agent: &str) -> Result<String, EvidenceError> {
     let agents = reader.agents().await?;
     let known = agents.iter().find(|known| {
         known.name.as_str() == agent || known.id.to_string().eq_ignore_ascii_case(agent)

@@ -15,6 +15,7 @@
 //! | [`disclosure`] | salted disclosures | RFC 9901 |
 //! | [`seal`] | sealed sections | XChaCha20-Poly1305 |
 //! | [`leaf`], [`stream`] | the record's public part, hash chains | `spec/ledger.md` |
+//! | [`witness`], [`policy`] | cosigning, trust policies | C2SP tlog-witness, tlog-policy |
 //! | [`verify`] | offline check of a published log | all of the above |
 //!
 //! Out of scope: storing entries and assigning indexes (crate `store`), deciding what to record (crate
@@ -29,12 +30,14 @@ pub mod jcs;
 pub mod leaf;
 pub mod limits;
 pub mod note;
+pub mod policy;
 pub mod proof;
 pub mod seal;
 pub mod stream;
 pub mod tile;
 pub mod tree;
 pub mod verify;
+pub mod witness;
 
 #[cfg(test)]
 mod testing;
@@ -44,6 +47,8 @@ pub use disclosure::Disclosure;
 pub use hash::{Hash, empty_root, leaf_hash, node_hash};
 pub use leaf::Leaf;
 pub use note::{Note, SigningKey, VerifierKey};
+pub use policy::Policy;
 pub use proof::TlogProof;
 pub use tile::{TileKind, TilePath};
 pub use tree::{Frontier, HashReader, LeafIndex, MemoryTree, TreeSize};
+pub use witness::Witness;

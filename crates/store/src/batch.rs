@@ -308,7 +308,7 @@ impl Batch<'_> {
         }
         let hash = leaf_hash(&body);
         let index = self.head.frontier.size().0;
-        if let Some(subject) = prepared.subject() {
+        if let Some(subject) = prepared.new_subject() {
             subject.insert(self.tx, self.tenant).await?;
         }
         let record = prepared.record;

@@ -21,8 +21,13 @@ const VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const READERS_MAX: u32 = 4;
 
 /// The schema, one text per version.
-pub(crate) const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("../migrations/sqlite/0001_ledger.sql"))];
+pub(crate) const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../migrations/sqlite/0001_ledger.sql")),
+    (2, include_str!("../migrations/sqlite/0002_privacy.sql")),
+];
+
+/// How long the writer waits for readers each time that an erasure asks it to empty its log.
+const TRUNCATE_WAIT: Duration = Duration::from_millis(50);
 
 fn options(path: &Path, busy: Duration) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -120,6 +125,7 @@ pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), StoreErro
         sqlx::raw_sql(*sql).execute(&mut *tx).await?;
         match version {
             1 => sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut *tx).await?,
+            2 => sqlx::raw_sql("PRAGMA user_version = 2").execute(&mut *tx).await?,
             _ => return Err(StoreError::corrupt("a migration without a version")),
         };
         tx.commit().await?;
@@ -136,6 +142,24 @@ pub(crate) async fn truncate_wal(conn: &mut SqliteConnection) -> Result<(), Stor
     } else {
         Err(StoreError::unavailable("the write-ahead log is in use by a reader"))
     }
+}
+
+/// Does what [`truncate_wal`] does without waiting long for readers; others wait for the writer meanwhile.
+pub(crate) async fn truncate_wal_within(
+    conn: &mut SqliteConnection,
+    busy: Duration,
+) -> Result<(), StoreError> {
+    busy_timeout(conn, TRUNCATE_WAIT).await?;
+    let done = truncate_wal(conn).await;
+    busy_timeout(conn, busy).await?;
+    done
+}
+
+async fn busy_timeout(conn: &mut SqliteConnection, wait: Duration) -> Result<(), StoreError> {
+    // A pragma takes no parameters.
+    let sql = sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {}", wait.as_millis()));
+    sqlx::raw_sql(sql).execute(conn).await?;
+    Ok(())
 }
 
 /// Moves what it can of the write-ahead log; returns how many pages the log has.

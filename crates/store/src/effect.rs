@@ -2,17 +2,65 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_model::{Agent, AgentId, AgentStatus};
 use sqlx::SqliteConnection;
 
-use crate::db::{Column, row_sum};
+use crate::StoreError;
+use crate::db::{self, Column, row_sum};
 
 pub(crate) enum Effect {
     PutAgent(Box<Agent>),
     PutKey(ApiKey),
     PutBundle { hash: String, files: Arc<BTreeMap<String, Vec<u8>>> },
     ActivateBundle { hash: String },
+}
+
+/// What the writer deletes for an erasure; no record tells of it before all of it is done.
+pub(crate) enum Purge {
+    /// Sealed sections of a subject, by row id.
+    Sealed { name: String, rows: Vec<i64> },
+    /// Kept results of a subject, by row id.
+    Replay { name: String, rows: Vec<i64> },
+    /// The mapping of a subject to its slot.
+    Subject { name: String },
+    /// What the write-ahead log still has of deleted rows.
+    Log,
+}
+
+impl Purge {
+    /// Deletes, durably; what is gone already stays so.
+    pub(crate) async fn run(
+        self,
+        conn: &mut SqliteConnection,
+        tenant: &str,
+        busy: Duration,
+    ) -> Result<(), StoreError> {
+        let (sql, name, rows) = match self {
+            Self::Sealed { name, rows } => (
+                "DELETE FROM sealed WHERE tenant = $1 AND subject = $2
+                  AND rowid IN (SELECT value FROM json_each($3))",
+                name,
+                rows,
+            ),
+            Self::Replay { name, rows } => (
+                "DELETE FROM replay WHERE tenant = $1 AND subject = $2
+                  AND rowid IN (SELECT value FROM json_each($3))",
+                name,
+                rows,
+            ),
+            Self::Subject { name } => (
+                "DELETE FROM subject WHERE tenant = $1 AND subject = $2 AND $3 = '[]'",
+                name,
+                Vec::new(),
+            ),
+            Self::Log => return db::truncate_wal_within(conn, busy).await,
+        };
+        let rows = serde_json::Value::from(rows).to_string();
+        sqlx::query(sql).bind(tenant).bind(name).bind(rows).execute(conn).await?;
+        Ok(())
+    }
 }
 
 /// A stored API key.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use countersign_model::RecordId;
+
 /// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,11 +86,22 @@ pub enum StoreError {
     #[error("the keystore has no key `{0}`")]
     NoKey(String),
     /// A sealed section cannot be opened.
-    #[error("a sealed section of record `{record}` cannot be opened")]
+    #[error("{reason}")]
     Unsealable {
         /// The record.
         record: String,
+        /// Why not: the person was erased, or something is wrong.
+        reason: String,
     },
+    /// No record concerns the person, and none ever did.
+    #[error("no record concerns `{0}`")]
+    UnknownSubject(String),
+    /// A legal hold forbids the erasure.
+    #[error("`{0}` is under a legal hold; lift it first")]
+    Held(String),
+    /// A hold is there already, is not there, or comes too late.
+    #[error("{0}")]
+    Hold(&'static str),
     /// A file cannot be read or written.
     #[error("`{}`: {source}", .path.display())]
     Io {
@@ -112,6 +125,10 @@ impl StoreError {
 
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid { reason: reason.into() }
+    }
+
+    pub(crate) fn unsealable(record: RecordId, reason: impl Into<String>) -> Self {
+        Self::Unsealable { record: record.to_string(), reason: reason.into() }
     }
 
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {

@@ -38,6 +38,8 @@ pub struct Report {
     pub sections_opened: u64,
     /// Sealed sections whose keys are not there: no keystore, or the keys were destroyed.
     pub sections_closed: u64,
+    /// Records whose private fields were deleted by an erasure.
+    pub records_erased: u64,
     /// Allowed calls without an outcome.
     pub open_calls: u64,
     /// Rows whose sums were checked.

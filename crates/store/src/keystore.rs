@@ -9,9 +9,12 @@
 //! | `subjects/<shard>.keks` | keys of 256 data subjects, by slot |
 //!
 //! Files are replaced whole (write, fsync, rename, fsync of the folder), mode 0600 in folders of 0700.
-//! Out of scope: a key-management service, destroying keys (erasure).
+//! A destroyed key is a slot of zeros; a slot is never given twice.
+//! Out of scope: a key-management service, destroying the keys of a period.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +27,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::StoreError;
-use crate::files::{Access, make_folder, read_if_there, write_atomic};
+use crate::files::{Access, AtPath as _, make_folder, read_if_there, write_atomic};
 
 /// Keys in one shard file.
 pub(crate) const SHARD_SLOTS: u32 = 256;
@@ -237,8 +240,52 @@ impl Keystore {
         self.shard(shard).map(|_| ())
     }
 
+    /// Destroys the keys in slots, durably; those that are destroyed already stay so. Blocks on the disk.
+    pub(crate) fn destroy_subjects(&self, slots: &[u32]) -> Result<(), StoreError> {
+        let mut shards: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for slot in slots {
+            shards.entry(slot / SHARD_SLOTS).or_default().push(slot % SHARD_SLOTS);
+        }
+        let _making = lock(&self.making);
+        shards.iter().try_for_each(|(shard, places)| self.destroy_places(*shard, places))
+    }
+
+    fn destroy_places(&self, shard: u32, places: &[u32]) -> Result<(), StoreError> {
+        let path = self.shard_path(shard);
+        let missing = || StoreError::NoKey(path.display().to_string());
+        let mut bytes = read_if_there(&path)?.ok_or_else(missing)?;
+        for place in places {
+            let place = usize::try_from(*place).map_err(|_| missing())?;
+            let key = bytes.chunks_mut(WRAPPED_KEY_BYTES).nth(place).ok_or_else(missing)?;
+            key.fill(0);
+        }
+        let old = File::options().write(true).open(&path).at(&path)?;
+        write_atomic(&path, &bytes, Access::Private)?;
+        // The next use reads the new file.
+        lock(&self.shards).remove(&shard);
+        overwrite(old, &bytes).at(&path)
+    }
+
+    /// Returns the first slot from `from` on after which no key was destroyed. Blocks on the disk.
+    pub(crate) fn after_destroyed(&self, from: u32) -> Result<u32, StoreError> {
+        let mut next = from;
+        for shard in from / SHARD_SLOTS.. {
+            if !self.shard_path(shard).exists() {
+                break;
+            }
+            let keys = self.shard(shard)?;
+            let slots = (shard * SHARD_SLOTS..).zip(keys.iter());
+            let last = slots.filter(|(_, key)| key.is_none()).map(|(slot, _)| slot).last();
+            next = next.max(last.map_or(0, |slot| slot + 1));
+        }
+        Ok(next)
+    }
+
     fn shard(&self, shard: u32) -> Result<Arc<Vec<Option<Key>>>, StoreError> {
-        if let Some(keys) = lock(&self.shards).get(&shard) {
+        // Locked until the keys are in memory: what was read before a key was destroyed must not be put
+        // there afterwards.
+        let mut shards = lock(&self.shards);
+        if let Some(keys) = shards.get(&shard) {
             return Ok(Arc::clone(keys));
         }
         let path = self.shard_path(shard);
@@ -255,7 +302,7 @@ impl Keystore {
             })
             .collect();
         let keys = Arc::new(keys?);
-        lock(&self.shards).insert(shard, Arc::clone(&keys));
+        shards.insert(shard, Arc::clone(&keys));
         Ok(keys)
     }
 
@@ -280,6 +327,14 @@ impl Keystore {
     }
 }
 
+/// Overwrites a file that another one has replaced, so that its blocks do not keep the keys. A file
+/// system that writes elsewhere, or a disk that does, may keep them nevertheless.
+fn overwrite(mut old: File, bytes: &[u8]) -> std::io::Result<()> {
+    old.seek(SeekFrom::Start(0))?;
+    old.write_all(bytes)?;
+    old.sync_all()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -294,8 +349,19 @@ fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, StoreError> {
 
 /// Returns the name of the period that a time falls in: `<yyyy-mm>-standard`, UTC.
 pub(crate) fn period_of(ms: i64) -> String {
-    // Days since the epoch to a civil date: Howard Hinnant, "chrono-Compatible Low-Level Date
-    // Algorithms", civil_from_days.
+    let (year, month, _) = civil(ms);
+    format!("{year:04}-{month:02}-{CLASS}")
+}
+
+/// Returns the day that a time falls in: `<yyyy-mm-dd>`, UTC.
+pub(crate) fn day_of(ms: i64) -> String {
+    let (year, month, day) = civil(ms);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Returns year, month and day of a time, UTC: Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms", `civil_from_days`.
+fn civil(ms: i64) -> (i64, i64, i64) {
     let days = ms.div_euclid(86_400_000) + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
@@ -303,9 +369,9 @@ pub(crate) fn period_of(ms: i64) -> String {
         (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{CLASS}")
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -324,6 +390,43 @@ mod tests {
         ] {
             assert_eq!(period_of(ms), period, "{ms}");
         }
+        for (ms, day) in [
+            (0, "1970-01-01"),
+            (951_782_400_000, "2000-02-29"),
+            (951_868_799_999, "2000-02-29"),
+            (951_868_800_000, "2000-03-01"),
+            (1_767_225_599_999, "2025-12-31"),
+            (1_795_219_200_000, "2026-11-21"),
+        ] {
+            assert_eq!(day_of(ms), day, "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_destroyed_key_is_gone_and_its_neighbours_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("keys");
+        let keys = Keystore::create(&folder).unwrap();
+        for shard in 0..3 {
+            keys.make_shard(shard).unwrap();
+        }
+        let (path, before) = (folder.join("subjects/1.keks"), keys.subject(301).unwrap());
+        let wrapped = std::fs::read(&path).unwrap()[44 * WRAPPED_KEY_BYTES..][..8].to_vec();
+        for _ in 0..2 {
+            keys.destroy_subjects(&[300, 2]).unwrap();
+        }
+        for keys in [keys, Keystore::open(&folder).unwrap()] {
+            assert!(matches!(keys.subject(300), Err(StoreError::NoKey(_))));
+            assert!(matches!(keys.subject(2), Err(StoreError::NoKey(_))));
+            assert_eq!(keys.subject(301).unwrap().expose(), before.expose());
+            assert!(keys.subject(3).is_ok());
+            assert_eq!(keys.after_destroyed(1).unwrap(), 301);
+            assert_eq!(keys.after_destroyed(299).unwrap(), 301);
+            assert_eq!(keys.after_destroyed(400).unwrap(), 400);
+        }
+        let after = std::fs::read(&path).unwrap();
+        assert!(!after.windows(8).any(|bytes| bytes == wrapped));
+        assert!(Keystore::open(&folder).unwrap().destroy_subjects(&[900]).is_err());
     }
 
     #[test]

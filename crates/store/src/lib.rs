@@ -7,16 +7,18 @@
 //!
 //! Private fields are sealed under keys that live in a [`Keystore`] apart from the database.
 //!
-//! Out of scope: the formats themselves (crate `ledger`), deciding, PostgreSQL, erasure, witnesses.
+//! Out of scope: the formats themselves (crate `ledger`), deciding, PostgreSQL, witnesses.
 
 #![warn(missing_docs)]
 
+mod anchor;
 mod batch;
 mod bundles;
 mod clock;
 mod config;
 mod db;
 mod effect;
+mod erase;
 mod error;
 mod files;
 pub mod fsck;
@@ -41,6 +43,7 @@ mod writer;
 
 pub use clock::{Clock, IdSource};
 pub use config::StoreConfig;
+pub use erase::{Erased, Hold, TICKET_BYTES_MAX};
 pub use error::StoreError;
 pub use index::{Page, Query};
 pub use intent::{

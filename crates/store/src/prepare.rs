@@ -1,5 +1,7 @@
 //! Turns drafts into leaves and sealed sections. Runs in the caller's task, never in the writer's.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_ledger::disclosure::{Disclosure, SD_ALG, sd_list};
@@ -43,7 +45,7 @@ pub(crate) struct Prepared {
     base: Map<String, Value>,
     frame: Frame,
     sealed: Vec<SealedRow>,
-    /// Written with the record if the subject is not known to be durable.
+    /// Held until the record is durable: meanwhile the subject's key is not destroyed.
     subject: Option<Subject>,
 }
 
@@ -58,8 +60,8 @@ pub(crate) struct SealedRow {
 /// What sealing needs besides the content.
 pub(crate) struct Sealer<'a> {
     pub(crate) tenant: &'a str,
-    pub(crate) keys: &'a Keystore,
     pub(crate) subject: Subject,
+    pub(crate) keys: (Key, Arc<Key>),
     pub(crate) period: String,
 }
 
@@ -166,8 +168,7 @@ impl Prepared {
         if !disclosures.is_empty() {
             sealed.push(sealer.seal(record, PRIVATE, disclosures, &mut random)?);
         }
-        let subject =
-            (!sealer.subject.durable && !sealed.is_empty()).then(|| sealer.subject.clone());
+        let subject = (!sealed.is_empty()).then(|| sealer.subject.clone());
         let mut base = base_fields(sealer.tenant, record, draft.kind, principal, digests);
         if let Some(key) = idem {
             base.insert("idem".to_owned(), URL_SAFE_NO_PAD.encode(key).into());
@@ -207,19 +208,14 @@ impl Prepared {
         self.frame.leaf(place)
     }
 
-    /// Returns the subject whose row is written with the record.
-    pub(crate) fn subject(&self) -> Option<&Subject> {
-        self.subject.as_ref()
+    /// Returns the subject whose row is written with the record: it is not known to be durable.
+    pub(crate) fn new_subject(&self) -> Option<&Subject> {
+        self.subject.as_ref().filter(|subject| !subject.durable)
     }
 
     /// Takes the sealed sections for writing.
     pub(crate) fn take_sealed(&mut self) -> Vec<SealedRow> {
         std::mem::take(&mut self.sealed)
-    }
-
-    /// Returns the subject that is durable once this record is.
-    pub(crate) fn new_subject(&self) -> Option<&str> {
-        self.subject.as_ref().map(|subject| subject.pseudonym.as_str())
     }
 }
 
@@ -309,14 +305,13 @@ impl Sealer<'_> {
             subject_nonce: random.array()?,
             period_nonce: random.array()?,
         };
-        let (subject, period) =
-            (self.keys.subject(self.subject.slot)?, self.keys.period(&self.period)?);
         let record_id = record.to_string();
         let id = SectionId { tenant: self.tenant, record_id: &record_id, section };
-        let keys = KeyPair { subject: &subject, period: &period };
+        let (subject, period) = &self.keys;
+        let keys = KeyPair { subject, period };
         Ok(SealedRow {
             section: section.to_owned(),
-            subject: self.subject.pseudonym.clone(),
+            subject: self.subject.name.clone(),
             period: self.period.clone(),
             sealed: seal(&content, &id, keys, &fresh).map_err(invalid)?,
         })
@@ -350,7 +345,9 @@ impl SealedRow {
         let record_id = record.to_string();
         let id = SectionId { tenant, record_id: &record_id, section: &self.section };
         let keys = KeyPair { subject: &subject, period: &period };
-        open(&self.sealed, &id, keys).map_err(|_| StoreError::Unsealable { record: record_id })
+        open(&self.sealed, &id, keys).map_err(|_| {
+            StoreError::unsealable(record, "the cipher refuses: wrong key or altered bytes")
+        })
     }
 
     pub(crate) fn section(&self) -> &str {

@@ -184,12 +184,24 @@ impl Reader {
         self.index.catch_up(self).await
     }
 
-    /// Returns the opened disclosures of a record; those of destroyed keys are left out.
+    /// Returns the opened disclosures of a record.
     ///
     /// # Errors
-    /// [`StoreError::NoKey`] without a keystore; [`StoreError::Unsealable`] if a section was altered.
+    /// [`StoreError::NoKey`] without a keystore; [`StoreError::Unsealable`] says when the person was erased,
+    /// or that the section is missing or altered.
     pub async fn disclosures(&self, record: RecordId) -> Result<Vec<Disclosure>, StoreError> {
-        self.section(record, PRIVATE).await
+        if let Some(disclosures) = self.section(record, PRIVATE).await? {
+            return Ok(disclosures);
+        }
+        let Some(leaf) = self.get(record).await?.map(|record| record.leaf) else {
+            return Ok(Vec::new());
+        };
+        if leaf.get("_sd").is_none() {
+            return Ok(Vec::new());
+        }
+        let erased = self.erased(&leaf).await?;
+        let reason = erased.unwrap_or_else(|| "the section or its keys are missing".to_owned());
+        Err(StoreError::unsealable(record, reason))
     }
 
     /// Returns a private value that was too large to be disclosed as such.
@@ -197,18 +209,19 @@ impl Reader {
     /// # Errors
     /// As [`Reader::disclosures`]; [`StoreError::Corrupt`].
     pub async fn blob(&self, record: RecordId, name: &str) -> Result<Option<Value>, StoreError> {
-        let parts = self.section(record, &format!("blob/{name}")).await?;
+        let parts = self.section(record, &format!("blob/{name}")).await?.unwrap_or_default();
         let Some((_salt, parts)) = parts.split_first() else { return Ok(None) };
         serde_json::from_str(&joined(parts))
             .map(Some)
             .map_err(|_| StoreError::corrupt(format!("blob `{name}` of record `{record}`")))
     }
 
+    /// Returns the disclosures of a section; none if it, or one of its keys, is not there.
     async fn section(
         &self,
         record: RecordId,
         section: &str,
-    ) -> Result<Vec<Disclosure>, StoreError> {
+    ) -> Result<Option<Vec<Disclosure>>, StoreError> {
         let keys = self.keys()?;
         let row = sqlx::query(
             "SELECT d.section, d.subject, d.period, d.nonce, d.ciphertext, d.dek, s.slot
@@ -220,15 +233,15 @@ impl Reader {
         .bind(section)
         .fetch_optional(&self.db)
         .await?;
-        let Some(row) = row else { return Ok(Vec::new()) };
+        let Some(row) = row else { return Ok(None) };
         let sealed = read_sealed(&row)?;
         let slot: Option<i64> = row.try_get(6)?;
         let Some(slot) = slot.and_then(|slot| u32::try_from(slot).ok()) else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         match sealed.open(keys, self.tenant.as_str(), record, slot) {
-            Ok(section) => Ok(section.disclosures().to_vec()),
-            Err(StoreError::NoKey(_)) => Ok(Vec::new()),
+            Ok(section) => Ok(Some(section.disclosures().to_vec())),
+            Err(StoreError::NoKey(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }

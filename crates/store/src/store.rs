@@ -49,9 +49,11 @@ pub(crate) struct Inner {
     pub(crate) read: SqlitePool,
     pub(crate) registry: Registry,
     pub(crate) publishing: tokio::sync::Mutex<publish::Publisher>,
+    pub(crate) subjects: Arc<Subjects>,
+    /// Held by whoever erases a person, or sets or lifts a hold.
+    pub(crate) erasing: tokio::sync::Mutex<()>,
     queue: mpsc::Sender<Message>,
     settled: Arc<Settled>,
-    subjects: Arc<Subjects>,
     writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
@@ -89,7 +91,8 @@ impl Store {
     /// Opens a store for writing and starts its writer.
     ///
     /// Begins a new epoch, records a gap if the last stop was not clean, and the outcome `unknown` of each
-    /// allowed call without one.
+    /// allowed call without one. Carries on erasures that were requested and are not done; one that fails
+    /// again is logged, and its keys stay out of use.
     ///
     /// # Errors
     /// [`StoreError::Locked`] if another process has it open, [`StoreError::Behind`] and
@@ -114,7 +117,7 @@ impl Store {
         let publisher = publish::Publisher::open(&mut conn, folder, &config, &keys).await?;
         let read = db::open_readers(&path).await?;
         let tenant = config.tenant.as_str();
-        let subjects = Arc::new(Subjects::load(&read, tenant).await?);
+        let subjects = Arc::new(Subjects::load(&read, tenant, &keys).await?);
         subjects.get(TENANT_SUBJECT);
         let registry = Registry::load(&read, tenant).await?;
         let settled = Arc::new(Settled::default());
@@ -141,12 +144,17 @@ impl Store {
             read,
             registry,
             publishing,
+            subjects,
+            erasing: tokio::sync::Mutex::default(),
             queue,
             settled,
-            subjects,
             writer,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let store = Self { inner: Arc::new(inner) };
+        if let Err(error) = store.carry_on_erasures().await {
+            tracing::error!(%error, "an erasure that was requested cannot be carried on");
+        }
+        Ok(store)
     }
 
     /// Makes an allow-decision durable, with the claim of its idempotency key.
@@ -231,19 +239,20 @@ impl Store {
             }
         }
         let deadline = self.deadline();
-        let replay = match result {
-            Some(result) => {
-                let sealer = self.sealer(draft.principal.as_deref()).await?;
-                let mut random = Random::new();
-                let parts = text_parts(&result, &mut random)?;
-                let row = sealer.seal(call, RESULT, parts, &mut random)?;
-                Some((self.now_ms() + RESULT_KEPT_MS, row))
-            }
-            None => None,
-        };
+        // Kept to the end: meanwhile the key under which the result is sealed is not destroyed.
+        let (mut sealer, mut replay) = (None, None);
+        if let Some(result) = result {
+            let sealer = sealer.insert(self.sealer(draft.principal.as_deref()).await?);
+            let mut random = Random::new();
+            let parts = text_parts(&result, &mut random)?;
+            let row = sealer.seal(call, RESULT, parts, &mut random)?;
+            replay = Some((self.now_ms() + RESULT_KEPT_MS, row));
+        }
         let prepared = self.prepare(draft).await?;
         let settlement = Settlement { call, status, from, replay };
-        self.place(prepared, Work::Outcome(settlement), deadline).await
+        let placed = self.place(prepared, Work::Outcome(settlement), deadline).await;
+        drop(sealer);
+        placed
     }
 
     /// Makes a record durable that permits nothing: a denial, a rejected credential, a detection.
@@ -297,11 +306,15 @@ impl Store {
         status: OutcomeStatus,
     ) -> Result<StoredResult, StoreError> {
         let Inner { config, read, subjects, keys, .. } = &*self.inner;
-        let slot = |subject: &str| subjects.get(subject).slot;
-        let row = replay::result(read, config.tenant.as_str(), call, self.now_ms()).await?;
-        let result = row
-            .map(|row| replay::open(&row, keys, config.tenant.as_str(), call, slot(row.subject())));
-        Ok(StoredResult { evaluation_id: call, status, result: result.transpose()? })
+        let tenant = config.tenant.as_str();
+        let row = replay::result(read, tenant, call, self.now_ms()).await?;
+        // The result of a person who was erased in between is gone.
+        let kept = row.and_then(|row| subjects.slot_of(row.subject()).map(|slot| (row, slot)));
+        let result = match kept.map(|(row, slot)| replay::open(&row, keys, tenant, call, slot)) {
+            Some(Err(StoreError::NoKey(_))) | None => None,
+            Some(opened) => Some(opened?),
+        };
+        Ok(StoredResult { evaluation_id: call, status, result })
     }
 
     /// Publishes what is durable, marks a clean stop and closes the database.
@@ -373,7 +386,8 @@ impl Store {
         let subject = subjects.get(&pseudonym);
         let period = period_of(self.now_ms());
         ready_keys(keys, subject.slot, subjects.shard_ahead(), &period).await?;
-        Ok(Sealer { tenant: config.tenant.as_str(), keys, subject, period })
+        let keys = (keys.subject(subject.slot)?, keys.period(&period)?);
+        Ok(Sealer { tenant: config.tenant.as_str(), subject, keys, period })
     }
 
     /// Seals a draft in the caller's task. The person concerned is disclosed as field `principal`.

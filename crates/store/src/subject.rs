@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 use crate::StoreError;
@@ -12,19 +13,27 @@ use crate::keystore::{Keystore, SHARD_SLOTS};
 /// The data subject of records that concern no person: the tenant itself.
 pub(crate) const TENANT_SUBJECT: &str = "tenant";
 
-/// A data subject and the slot of its key.
+/// Between a pseudonym and a slot in the name of a later key; base64url does not have it.
+const LATER: char = '.';
+
+/// A data subject and the slot of its key. Whoever has one keeps the key from being destroyed.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
+    /// What leaves show.
     pub(crate) pseudonym: String,
+    /// What rows show: the pseudonym, or `<pseudonym>.<slot>` while rows under an erased key may be there.
+    pub(crate) name: String,
     pub(crate) slot: u32,
-    /// Whether the row that maps subject to slot is known to be durable.
+    /// Whether the row that maps the name to the slot is known to be durable.
     pub(crate) durable: bool,
+    #[expect(dead_code, reason = "it is counted: the key is in use for as long as it is there")]
+    users: Arc<()>,
 }
 
 impl Subject {
     /// Returns the sum of a row of `subject`.
-    pub(crate) fn sum(tenant: &str, pseudonym: &str, slot: i64) -> Vec<u8> {
-        row_sum("subject", &[Column::Text(tenant), Column::Text(pseudonym), Column::Int(slot)])
+    pub(crate) fn sum(tenant: &str, name: &str, slot: i64) -> Vec<u8> {
+        row_sum("subject", &[Column::Text(tenant), Column::Text(name), Column::Int(slot)])
     }
 
     /// Writes the row; another record may have written it in the meantime.
@@ -39,18 +48,29 @@ impl Subject {
              ON CONFLICT DO NOTHING",
         )
         .bind(tenant)
-        .bind(&self.pseudonym)
+        .bind(&self.name)
         .bind(slot)
-        .bind(Self::sum(tenant, &self.pseudonym, slot))
+        .bind(Self::sum(tenant, &self.name, slot))
         .execute(tx)
         .await?;
         Ok(())
     }
 }
 
+/// The key that is in use for a pseudonym.
+struct InUse {
+    slot: u32,
+    later: bool,
+    durable: bool,
+    users: Arc<()>,
+}
+
 #[derive(Default)]
 struct Slots {
-    known: HashMap<String, (u32, bool)>,
+    known: HashMap<String, InUse>,
+    /// Pseudonyms whose erasure is under way, with the users of their retired keys: rows under the plain
+    /// names may still be there.
+    leaving: HashMap<String, Vec<Arc<()>>>,
     next: u32,
 }
 
@@ -60,42 +80,99 @@ pub(crate) struct Subjects {
 }
 
 impl Subjects {
-    /// Reads the mapping. A slot whose first record was never committed is given again.
-    pub(crate) async fn load(db: &SqlitePool, tenant: &str) -> Result<Self, StoreError> {
-        let rows = sqlx::query("SELECT subject, slot FROM subject WHERE tenant = $1")
+    /// Reads the mapping. A slot whose first record was never committed is given again, unless its key
+    /// was destroyed.
+    pub(crate) async fn load(
+        db: &SqlitePool,
+        tenant: &str,
+        keys: &Keystore,
+    ) -> Result<Self, StoreError> {
+        let rows = sqlx::query("SELECT subject, slot FROM subject WHERE tenant = $1 ORDER BY slot")
             .bind(tenant)
             .fetch_all(db)
             .await?;
         let mut slots = Slots::default();
         for row in rows {
-            let slot = u32::try_from(row.try_get::<i64, _>(1)?)
-                .map_err(|_| StoreError::corrupt("a subject's slot is out of range"))?;
+            let slot = slot_at(&row, 1)?;
+            let name: String = row.try_get(0)?;
+            let (pseudonym, later) = match name.split_once(LATER) {
+                Some((pseudonym, _)) => (pseudonym.to_owned(), true),
+                None => (name, false),
+            };
             slots.next = slots.next.max(slot + 1);
-            slots.known.insert(row.try_get(0)?, (slot, true));
+            let in_use = InUse { slot, later, durable: true, users: Arc::default() };
+            slots.known.insert(pseudonym, in_use);
         }
+        slots.next = keys.after_destroyed(slots.next)?;
         Ok(Self { slots: Mutex::new(slots) })
     }
 
     /// Returns the subject with its slot; a new one gets the next free slot.
     pub(crate) fn get(&self, pseudonym: &str) -> Subject {
         let mut slots = self.lock();
-        let next = slots.next;
-        let (slot, durable) = match slots.known.get(pseudonym) {
-            Some(known) => *known,
+        let Slots { known, leaving, next } = &mut *slots;
+        let in_use = match known.get(pseudonym) {
+            Some(in_use) => in_use,
             None => {
-                slots.known.insert(pseudonym.to_owned(), (next, false));
-                slots.next += 1;
-                (next, false)
+                let (slot, later) = (*next, leaving.contains_key(pseudonym));
+                *next += 1;
+                let new = InUse { slot, later, durable: false, users: Arc::default() };
+                &*known.entry(pseudonym.to_owned()).or_insert(new)
             }
         };
-        Subject { pseudonym: pseudonym.to_owned(), slot, durable }
+        let InUse { slot, later, durable, .. } = *in_use;
+        let (pseudonym, users) = (pseudonym.to_owned(), Arc::clone(&in_use.users));
+        let name = if later { format!("{pseudonym}{LATER}{slot}") } else { pseudonym.clone() };
+        Subject { pseudonym, name, slot, durable, users }
+    }
+
+    /// Returns the slot of the key that a row's name stands for, if that key is in use.
+    pub(crate) fn slot_of(&self, name: &str) -> Option<u32> {
+        let (pseudonym, slot) = match name.split_once(LATER) {
+            Some((pseudonym, slot)) => (pseudonym, Some(slot.parse::<u32>().ok()?)),
+            None => (name, None),
+        };
+        let slots = self.lock();
+        let in_use = slots.known.get(pseudonym)?;
+        let fits = if in_use.later { slot == Some(in_use.slot) } else { slot.is_none() };
+        fits.then_some(in_use.slot)
+    }
+
+    /// Returns the slot in use for a pseudonym.
+    pub(crate) fn known(&self, pseudonym: &str) -> Option<u32> {
+        self.lock().known.get(pseudonym).map(|in_use| in_use.slot)
     }
 
     /// Remembers that the subject's row is durable.
-    pub(crate) fn committed(&self, pseudonym: &str) {
-        if let Some((_, durable)) = self.lock().known.get_mut(pseudonym) {
-            *durable = true;
+    pub(crate) fn committed(&self, subject: &Subject) {
+        if let Some(in_use) = self.lock().known.get_mut(&subject.pseudonym)
+            && in_use.slot == subject.slot
+        {
+            in_use.durable = true;
         }
+    }
+
+    /// Takes slots out of use for good: from now on the pseudonym gets another one, under a later name.
+    pub(crate) fn retire(&self, pseudonym: &str, retired: &[u32]) {
+        let mut slots = self.lock();
+        let Slots { known, leaving, next } = &mut *slots;
+        *next = retired.iter().fold(*next, |next, slot| next.max(slot + 1));
+        let users = leaving.entry(pseudonym.to_owned()).or_default();
+        if known.get(pseudonym).is_some_and(|in_use| retired.contains(&in_use.slot)) {
+            users.extend(known.remove(pseudonym).map(|in_use| in_use.users));
+        }
+    }
+
+    /// Returns whether no record in flight is sealed under a retired key of the pseudonym.
+    pub(crate) fn is_idle(&self, pseudonym: &str) -> bool {
+        let slots = self.lock();
+        let mut users = slots.leaving.get(pseudonym).into_iter().flatten();
+        users.all(|users| Arc::strong_count(users) == 1)
+    }
+
+    /// Remembers that no row under an erased key of the pseudonym is left.
+    pub(crate) fn left(&self, pseudonym: &str) {
+        self.lock().leaving.remove(pseudonym);
     }
 
     /// Returns the shard that holds the next free slots, for making it ahead of need.
@@ -106,6 +183,29 @@ impl Subjects {
     fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn slot_at(row: &SqliteRow, place: usize) -> Result<u32, StoreError> {
+    let slot: i64 = row.try_get(place)?;
+    u32::try_from(slot).map_err(|_| StoreError::corrupt("a subject's slot is out of range"))
+}
+
+/// Returns the names under which a pseudonym's rows stand, each with its slot.
+pub(crate) async fn names(
+    db: &SqlitePool,
+    tenant: &str,
+    pseudonym: &str,
+) -> Result<Vec<(String, u32)>, StoreError> {
+    // Later names are the only ones between the pseudonym with a dot and with the next character.
+    let rows = sqlx::query(
+        "SELECT subject, slot FROM subject
+          WHERE tenant = $1 AND (subject = $2 OR (subject > $2 || '.' AND subject < $2 || '/'))",
+    )
+    .bind(tenant)
+    .bind(pseudonym)
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, slot_at(row, 1)?))).collect()
 }
 
 /// Makes the keys that sealing for `slot` and the next subjects takes, if they are not in memory.

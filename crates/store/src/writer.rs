@@ -14,9 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::StoreError;
+use crate::anchor::Anchor;
 use crate::batch::{Batch, Done, Head, Job, Settlement, Work};
 use crate::clock::{Clock, IdSource, step_back};
 use crate::db;
+use crate::effect::Purge;
 use crate::head::{load_head, mark_stopped};
 use crate::limits::{BATCH_RECORDS_MAX, WAL_COMMIT_BYTES, WAL_PASSIVE_BYTES, WAL_TRUNCATE_PAGES};
 use crate::prepare::Prepared;
@@ -40,6 +42,13 @@ pub(crate) enum Message {
         note: String,
         reply: Reply,
     },
+    /// Stores what others add to a checkpoint.
+    Anchor {
+        anchor: Anchor,
+        reply: Reply,
+    },
+    /// Deletes for an erasure.
+    Purge(Purge, Reply),
     /// Marks a clean stop and ends the task.
     Stop(Reply),
 }
@@ -90,6 +99,12 @@ impl Writer {
             match other {
                 Some(Message::Checkpoint { size, note, reply }) => {
                     let _ = reply.send(self.store_checkpoint(size, &note).await);
+                }
+                Some(Message::Anchor { anchor, reply }) => {
+                    let _ = reply.send(self.store_anchor(&anchor).await);
+                }
+                Some(Message::Purge(purge, reply)) => {
+                    let _ = reply.send(self.purge(purge).await);
                 }
                 Some(Message::Stop(reply)) => {
                     let _ = reply.send(self.stop().await);
@@ -301,6 +316,30 @@ impl Writer {
         })
     }
 
+    async fn store_anchor(&mut self, anchor: &Anchor) -> Result<(), StoreError> {
+        self.reopen().await?;
+        let Some((conn, _)) = &mut self.open else {
+            return Err(StoreError::unavailable("the database failed"));
+        };
+        let stored = anchor.put(conn, &self.context.tenant).await;
+        stored.map_err(|error| {
+            self.open = None;
+            error.into()
+        })
+    }
+
+    async fn purge(&mut self, purge: Purge) -> Result<(), StoreError> {
+        self.reopen().await?;
+        let Some((conn, _)) = &mut self.open else {
+            return Err(StoreError::unavailable("the database failed"));
+        };
+        let done = purge.run(conn, &self.context.tenant, self.context.busy).await;
+        if matches!(done, Err(StoreError::Database(_))) {
+            self.open = None;
+        }
+        done
+    }
+
     async fn stop(&mut self) -> Result<(), StoreError> {
         self.reopen().await?;
         self.orphans.extend(self.context.settled.take_abandoned());
@@ -324,7 +363,12 @@ fn collect(
     while let Some(message) = next {
         match message {
             Message::Job(job) => jobs.push(*job),
-            other @ (Message::Checkpoint { .. } | Message::Stop(_)) => return (jobs, Some(other)),
+            other @ (Message::Checkpoint { .. }
+            | Message::Anchor { .. }
+            | Message::Purge(..)
+            | Message::Stop(_)) => {
+                return (jobs, Some(other));
+            }
         }
         next = if jobs.len() < BATCH_RECORDS_MAX { queue.try_recv().ok() } else { None };
     }

@@ -2,6 +2,9 @@
 
 pub(crate) mod agents;
 pub(crate) mod doctor;
+pub(crate) mod erase;
+pub(crate) mod evidence;
+pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod pin;
@@ -10,8 +13,10 @@ pub(crate) mod quickstart;
 pub(crate) mod reconcile;
 pub(crate) mod records;
 pub(crate) mod replay;
+pub(crate) mod sample;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod verify;
 pub(crate) mod why;
+pub(crate) mod witness;
 pub(crate) mod wrap;

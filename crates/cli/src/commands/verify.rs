@@ -1,4 +1,4 @@
-//! `countersign verify`: check the log, the database, or one record, with a public key.
+//! `countersign verify`: check the log, the database, a package, or one record, with a public key.
 
 use std::fmt::{self, Display, Write};
 use std::io::{self, Write as _};
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use countersign_evidence::folder::LogFolder;
+use countersign_evidence::package::{self, Options, Status, Verdict};
 use countersign_evidence::proof::{RecordFile, Verified};
 use countersign_evidence::shown;
 use countersign_evidence::time::utc;
@@ -27,18 +28,22 @@ const ATTEMPTS: u32 = 5;
 /// Check that nothing that was recorded is changed, missing or out of order.
 ///
 /// Without options, this installation is checked: its published log with its own key, then every row of
-/// its database. A gateway may run meanwhile. With --log or --record nothing but the named files is
+/// its database. A gateway may run meanwhile. With --log, --package or --record nothing but the named files is
 /// read: no network, no database, no configuration. Exits with 1 and names the first bad place if
 /// anything is wrong.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   countersign verify
   countersign verify --log ./copy-of-the-log --vkey auditor/log.vkey --checkpoint last-year.checkpoint
+  countersign verify --package ./evidence-november --vkey auditor/log.vkey --pinned last-year.checkpoint
   countersign verify --record record.json --vkey 'log.example.com/acme+1a2b3c4d+AXl…'")]
 pub(crate) struct Args {
     /// Check the log in this folder (C2SP tlog-tiles)
     #[arg(long, value_name = "DIR", requires = "vkey")]
     log: Option<PathBuf>,
+    /// Check an evidence package in this folder, as `evidence package` builds it
+    #[arg(long, value_name = "DIR", requires = "vkey", conflicts_with_all = ["log", "record"])]
+    package: Option<PathBuf>,
     /// Check one record with its proof, as `show --proof` writes it
     #[arg(long, value_name = "FILE", requires = "vkey", conflicts_with_all = ["log", "checkpoint"])]
     record: Option<PathBuf>,
@@ -46,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY|FILE")]
     vkey: Option<String>,
     /// A checkpoint that was kept from earlier: the log must extend it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", visible_alias = "pinned")]
     checkpoint: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -58,10 +63,12 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
         Some(vkey) => read_keys(vkey)?,
         None => vec![log_key(paths)?],
     };
+    let pinned = args.checkpoint.as_deref().map(|file| read_pinned(file, &keys)).transpose()?;
     let found = if let Some(file) = &args.record {
         check_record(file, &keys)?
+    } else if let Some(folder) = &args.package {
+        check_package(folder, &Options { keys, pinned })?
     } else {
-        let pinned = args.checkpoint.as_deref().map(|file| read_pinned(file, &keys)).transpose()?;
         let options = VerifyOptions { keys, pinned, ..VerifyOptions::default() };
         match &args.log {
             Some(folder) => check_log(folder, &options)?,
@@ -79,6 +86,7 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
 enum Found {
     Log(Box<Report>),
     Installation(Box<Installation>),
+    Package(Box<Verdict>),
     Record(Box<Verified>),
     Bad(Problem),
 }
@@ -123,6 +131,21 @@ fn check_record(file: &Path, keys: &[VerifierKey]) -> anyhow::Result<Found> {
     })
 }
 
+fn check_package(folder: &Path, options: &Options) -> anyhow::Result<Found> {
+    if folder.is_file() {
+        bail!("{} is a file; unpack it and name the folder", folder.display());
+    }
+    let bar = bar("package");
+    let mut progress = |done: u64, all: u64| {
+        bar.set_length(all);
+        bar.set_position(done);
+    };
+    let verdict = package::verify(folder, options, &mut progress);
+    bar.finish_and_clear();
+    let verdict = verdict.with_context(|| format!("{} cannot be checked", folder.display()))?;
+    Ok(Found::Package(Box::new(verdict)))
+}
+
 fn check_log(folder: &Path, options: &VerifyOptions) -> anyhow::Result<Found> {
     let log =
         LogFolder::open(folder).with_context(|| format!("cannot read {}", folder.display()))?;
@@ -144,7 +167,9 @@ async fn check_installation(paths: &Paths, options: &VerifyOptions) -> anyhow::R
     }
     let report = match tokio::task::block_in_place(|| check_log(&folder, options))? {
         Found::Log(report) => *report,
-        other @ (Found::Installation(_) | Found::Record(_) | Found::Bad(_)) => return Ok(other),
+        other @ (Found::Installation(_) | Found::Package(_) | Found::Record(_) | Found::Bad(_)) => {
+            return Ok(other);
+        }
     };
     for attempt in 1.. {
         let before = std::fs::read(&published).ok();
@@ -181,7 +206,7 @@ fn of_store(problem: fsck::Problem) -> Problem {
 }
 
 /// Makes a progress bar; it draws on standard error, and only if that is a terminal.
-fn bar(what: &'static str) -> ProgressBar {
+pub(super) fn bar(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_prefix(what);
     let style = ProgressStyle::with_template("{prefix:9} {wide_bar} {human_pos}/{human_len} {eta}");
     style.map_or(bar.clone(), |style| bar.with_style(style))
@@ -189,7 +214,11 @@ fn bar(what: &'static str) -> ProgressBar {
 
 impl Found {
     fn is_sound(&self) -> bool {
-        !matches!(self, Self::Bad(_))
+        match self {
+            Self::Package(verdict) => verdict.is_sound(),
+            Self::Log(_) | Self::Installation(_) | Self::Record(_) => true,
+            Self::Bad(_) => false,
+        }
     }
 
     fn json(&self) -> Value {
@@ -198,6 +227,11 @@ impl Found {
             Self::Installation(sound) => {
                 json!({"ok": true, "log": sound.log, "database": store_json(&sound.database)})
             }
+            Self::Package(verdict) => json!({
+                "ok": verdict.is_sound(),
+                "package": verdict,
+                "problem": verdict.first_bad(),
+            }),
             Self::Record(verified) => json!({"ok": true, "record": verified}),
             Self::Bad(problem) => json!({"ok": false, "problem": problem}),
         }
@@ -212,6 +246,7 @@ impl Display for Found {
                 writeln!(f, "OK: every record is in the signed log, unchanged and in order")
             }
             Self::Installation(sound) => sound.fmt(f),
+            Self::Package(verdict) => print_package(verdict, f),
             Self::Record(verified) => print_record(verified, f),
             Self::Bad(problem) => writeln!(f, "FAILED: {}", shown(&problem.to_string())),
         }
@@ -234,6 +269,7 @@ fn store_json(store: &fsck::Report) -> Value {
         "published": store.published,
         "sections_opened": store.sections_opened,
         "sections_closed": store.sections_closed,
+        "records_erased": store.records_erased,
         "open_calls": store.open_calls,
         "rows": store.rows,
     })
@@ -289,7 +325,41 @@ fn print_store(store: &fsck::Report, out: &mut impl Write) -> fmt::Result {
     line(out, "database", format!("{} leaves, {} other rows", store.leaves, store.rows))?;
     let sections = format!("{} opened, {} closed", store.sections_opened, store.sections_closed);
     line(out, "private sections", sections)?;
+    if store.records_erased > 0 {
+        line(out, "erased records", store.records_erased)?;
+    }
     line(out, "calls without outcome", store.open_calls)
+}
+
+fn print_package(verdict: &Verdict, out: &mut impl Write) -> fmt::Result {
+    for check in &verdict.checks {
+        let status = match check.status {
+            Status::Pass => "PASS",
+            Status::Fail => "FAIL",
+            Status::NotChecked => "NOT-CHECKED",
+        };
+        let row = check.row.map(|row| format!(", row {row}")).unwrap_or_default();
+        writeln!(out, "{status:12} {}{row}: {}", shown(&check.object), shown(&check.detail))?;
+    }
+    if let Some(manifest) = &verdict.manifest {
+        line(out, "log", shown(&manifest.origin))?;
+        line(out, "size", format!("{} records", manifest.checkpoint_end.size))?;
+        line(out, "root", &manifest.checkpoint_end.root)?;
+        line(out, "period", format!("{} to {}", manifest.from, manifest.to))?;
+        line(out, "filters", manifest.filters.words())?;
+        for list in &manifest.lists {
+            line(out, &format!("  {}", list.list.name()), list.totals.rows)?;
+        }
+    }
+    match verdict.first_bad() {
+        None => {
+            writeln!(out, "OK: every list has exactly the records that the signed log has for it")
+        }
+        Some(bad) => {
+            let row = bad.row.map(|row| format!(", row {row}")).unwrap_or_default();
+            writeln!(out, "FAILED: `{}`{row}: {}", shown(&bad.object), shown(&bad.detail))
+        }
+    }
 }
 
 fn print_record(verified: &Verified, out: &mut impl Write) -> fmt::Result {

@@ -12,6 +12,7 @@ use super::ledger::Records;
 use super::{Check, Problem};
 use crate::StoreError;
 use crate::batch::record_from;
+use crate::erase;
 use crate::prepare::PRIVATE;
 use crate::reader::read_sealed;
 
@@ -87,6 +88,8 @@ impl Check<'_> {
     /// Opens every section whose keys are there, and compares it with the digests in its leaf.
     async fn sections(&mut self, known: &Records) -> Result<(), Problem> {
         let broken = Problem::query("sealed");
+        let mut missing: HashSet<RecordId> =
+            known.iter().filter(|(_, known)| known.is_sealed).map(|(record, _)| *record).collect();
         let mut last: i64 = 0;
         loop {
             let row = sqlx::query(
@@ -100,7 +103,7 @@ impl Check<'_> {
             .fetch_optional(&mut *self.conn)
             .await
             .map_err(&broken)?;
-            let Some(row) = row else { return Ok(()) };
+            let Some(row) = row else { return self.erased(known, missing).await };
             last = row.try_get(8).map_err(&broken)?;
             let record: Vec<u8> = row.try_get(7).map_err(&broken)?;
             let record = id("sealed", &record)?;
@@ -109,6 +112,9 @@ impl Check<'_> {
             let Some(owner) = known.get(&record) else {
                 return Err(Problem::row("sealed", record, "record", "there is no such record"));
             };
+            if sealed.section() == PRIVATE {
+                missing.remove(&record);
+            }
             let slot: Option<i64> = row.try_get(6).map_err(&broken)?;
             let opened = match (&self.keys, slot.and_then(|slot| u32::try_from(slot).ok())) {
                 (Some(keys), Some(slot)) => sealed.open(keys, &self.tenant, record, slot),
@@ -129,6 +135,31 @@ impl Check<'_> {
                 Err(error) => return Err(mismatch(record, error)),
             }
         }
+    }
+}
+
+impl Check<'_> {
+    /// Checks that an erasure tells of every record whose sealed section is not there.
+    async fn erased(&mut self, known: &Records, missing: HashSet<RecordId>) -> Result<(), Problem> {
+        let bodies: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT body FROM intake WHERE kind = 'erasure' ORDER BY rowid")
+                .fetch_all(&mut *self.conn)
+                .await
+                .map_err(Problem::query("intake"))?;
+        let erasures =
+            erase::parse(&bodies).map_err(|error| Problem::row("intake", "", "body", error))?;
+        for record in missing {
+            let Some(owner) = known.get(&record) else { continue };
+            let body = self.body(owner.rowid).await?;
+            let leaf: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let subject = leaf.get("principal").and_then(|it| it.as_str()).unwrap_or_default();
+            if erase::covering(&erasures, subject, erase::time(&leaf)).is_none() {
+                let reason = "the section is missing, and no erasure tells of it";
+                return Err(Problem::row("sealed", record, "record", reason));
+            }
+            self.report.records_erased += 1;
+        }
+        Ok(())
     }
 }
 

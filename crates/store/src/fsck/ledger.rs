@@ -16,6 +16,9 @@ const PROGRESS_EVERY: u64 = 1_024;
 /// Rows that are read at a time.
 const ROWS_AT_ONCE: i64 = 1_024;
 
+/// The member of a leaf that lists the digests of private fields.
+const SD: &[u8] = b"\"_sd\":[";
+
 /// What later checks need of a record.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
@@ -25,6 +28,8 @@ pub(crate) struct Known {
     pub(crate) allows: bool,
     /// The latest outcome of the call.
     pub(crate) outcome: Option<String>,
+    /// Whether the leaf has digests of private fields.
+    pub(crate) is_sealed: bool,
 }
 
 pub(crate) type Records = HashMap<RecordId, Known>;
@@ -303,7 +308,9 @@ impl Pass {
     ) -> Result<(), Problem> {
         let Some(record) = record else { return Ok(()) };
         let allows = leaf.decision.as_deref() == Some("allow");
-        let known = Known { rowid: pair.rowid, allows, outcome: None };
+        // Written by us, so in canonical form: a name in a value would have its quotes escaped.
+        let is_sealed = pair.body.windows(SD.len()).any(|bytes| bytes == SD);
+        let known = Known { rowid: pair.rowid, allows, outcome: None, is_sealed };
         if self.records.insert(record, known).is_some() {
             return Err(Problem::row("intake", n, "record", "the record stands there twice"));
         }

@@ -5,6 +5,8 @@ mod commit;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod erase;
+#[cfg(test)]
 mod fsck;
 #[cfg(test)]
 mod read;

@@ -1,0 +1,118 @@
+//! Builds a package into a folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
+use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource as _};
+use countersign_ledger::{Checkpoint, Note, SigningKey, TreeSize, VerifierKey};
+
+use super::derive::{Log, Request, derive};
+use super::manifest::{Manifest, signed_text};
+use super::output::{Folder, Output, Sink as _};
+use super::{PackageError, text};
+use crate::folder::LogFolder;
+
+/// The independent verifier, which needs nothing but Python.
+const VERIFIER: &str = include_str!("../../../../spec/verify.py");
+
+/// Builds the package that is asked for from a published log. `keys` check its checkpoints; `signer` signs
+/// the manifest, if there is one. `progress` gets the leaves done and all leaves.
+///
+/// # Errors
+/// [`PackageError`]; nothing is left behind then.
+pub fn build(
+    log: &LogFolder,
+    keys: &[VerifierKey],
+    signer: Option<&SigningKey>,
+    request: &Request,
+    to: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Manifest, PackageError> {
+    if to.symlink_metadata().is_ok() {
+        return Err(PackageError::Exists(to.to_owned()));
+    }
+    let part = part(to);
+    fs::create_dir(&part).map_err(PackageError::io(&part))?;
+    let built = fill(log, keys, signer, request, &part, progress).and_then(|manifest| {
+        fs::rename(&part, to).map_err(PackageError::io(to)).map(|()| manifest)
+    });
+    if built.is_err() {
+        // What went wrong matters more than what is left of it.
+        let _ = fs::remove_dir_all(&part);
+    }
+    built
+}
+
+/// Returns the folder in which a package grows, beside its place.
+fn part(to: &Path) -> PathBuf {
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    to.with_file_name(name)
+}
+
+/// Takes a log up to its checkpoint, which one of the keys must have signed.
+pub(crate) fn opened<'a>(
+    log: &'a LogFolder,
+    keys: &[VerifierKey],
+) -> Result<Log<'a, LogFolder>, PackageError> {
+    let bytes = log.checkpoint().ok_or(PackageError::NoCheckpoint)?;
+    let unsound = |reason: String| PackageError::Unsound(format!("its checkpoint: {reason}"));
+    let end = Checkpoint::open(bytes, keys).map_err(|error| unsound(error.to_string()))?;
+    let note = Note::parse(bytes).map_err(|error| unsound(error.to_string()))?;
+    let stored = log.stored().filter(|size| *size <= end.size).collect();
+    Ok(Log { source: log, note, end, stored })
+}
+
+fn fill(
+    folder: &LogFolder,
+    keys: &[VerifierKey],
+    signer: Option<&SigningKey>,
+    request: &Request,
+    to: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Manifest, PackageError> {
+    let log = opened(folder, keys)?;
+    let mut sink = Folder::new(to);
+    let mut out = Output::new(&mut sink);
+    let mut manifest = derive(&log, request, &mut out, progress)?;
+    let start = manifest.checkpoint_start.as_ref().map(|start| TreeSize(start.size));
+    copy_log(&log, start, &mut out)?;
+    out.text("README.md", &text::readme(&manifest, signer.is_some()))?;
+    out.text("verify.py", VERIFIER)?;
+    manifest.files = out.files.into_values().collect();
+    let text = manifest.text()?;
+    let hash = countersign_ledger::hash::sha256(text.as_bytes()).to_string();
+    sink.line("manifest.json", text.as_bytes())?;
+    sink.end("manifest.json")?;
+    if let Some(signer) = signer {
+        let note = signer.sign_note(&signed_text(&log.end.origin, &hash))?;
+        sink.line("manifest.sig", &note.to_bytes())?;
+        sink.end("manifest.sig")?;
+    }
+    Ok(manifest)
+}
+
+/// Copies the log as of its checkpoint, with the one before the period.
+fn copy_log(
+    log: &Log<'_, LogFolder>,
+    start: Option<TreeSize>,
+    out: &mut Output<'_, Folder>,
+) -> Result<(), PackageError> {
+    let mut copy = |path: &str, to: &[&str]| -> Result<(), PackageError> {
+        let missing = || PackageError::Unsound(format!("`{path}` is missing"));
+        let bytes = log.source.read(path)?.ok_or_else(missing)?;
+        to.iter().try_for_each(|to| out.line(to, &bytes).and_then(|()| out.end(to)))
+    };
+    let bundles = bundles_for_growth(TreeSize(0), log.end.size);
+    let tiles = tiles_for_growth(TreeSize(0), log.end.size);
+    for path in tiles.iter().chain(&bundles).map(TilePath::to_string) {
+        copy(&path, &[&format!("log/{path}")])?;
+    }
+    copy(CHECKPOINT_PATH, &["log/checkpoint", "checkpoints/end"])?;
+    if let Some(start) = start {
+        let path = format!("{CHECKPOINTS_PREFIX}{start}");
+        copy(&path, &[&format!("log/{path}"), "checkpoints/start"])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! What others add to a checkpoint after it was signed: cosignatures of witnesses.
+
+use countersign_ledger::note::Signature;
+use countersign_ledger::tile::TileHashReader;
+use countersign_ledger::{Checkpoint, Hash, Note, TreeSize, tree};
+use sqlx::SqliteConnection;
+use tokio::sync::oneshot;
+
+use crate::db::{Column, int, row_sum};
+use crate::files::read_if_there;
+use crate::publish::{CHECKPOINT, FOLDER, PublishedTiles};
+use crate::subject::blocking;
+use crate::writer::Message;
+use crate::{Reader, Store, StoreError};
+
+/// The kind of anchor that is a witness's cosignature; its source is the witness's key, name and id.
+const COSIGNATURE: &str = "cosignature";
+
+/// A row of `anchor`.
+pub(crate) struct Anchor {
+    size: u64,
+    kind: &'static str,
+    source: String,
+    body: Vec<u8>,
+}
+
+impl Anchor {
+    /// Writes the row; a newer anchor of the same source replaces the older one.
+    pub(crate) async fn put(
+        &self,
+        conn: &mut SqliteConnection,
+        tenant: &str,
+    ) -> Result<(), sqlx::Error> {
+        let size = int(self.size);
+        let sum = row_sum(
+            "anchor",
+            &[
+                Column::Text(tenant),
+                Column::Int(size),
+                Column::Text(self.kind),
+                Column::Text(&self.source),
+                Column::Blob(&self.body),
+            ],
+        );
+        sqlx::query(
+            "INSERT INTO anchor (tenant, size, kind, source, body, sum)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (tenant, size, kind, source) DO UPDATE SET body = excluded.body,
+             sum = excluded.sum",
+        )
+        .bind(tenant)
+        .bind(size)
+        .bind(self.kind)
+        .bind(&self.source)
+        .bind(&self.body)
+        .bind(sum)
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Returns the published checkpoint as it was signed; `None` before the first.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; [`StoreError::Corrupt`] if it cannot be read.
+    pub async fn published_checkpoint(&self) -> Result<Option<(Checkpoint, Note)>, StoreError> {
+        let path = self.inner.folder.join(FOLDER).join(CHECKPOINT);
+        blocking(move || {
+            let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+            let damaged =
+                |reason: String| StoreError::corrupt(format!("{}: {reason}", path.display()));
+            let note = Note::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
+            let point =
+                Checkpoint::parse(note.text()).map_err(|error| damaged(error.to_string()))?;
+            Ok(Some((point, note)))
+        })
+        .await
+    }
+
+    /// Returns the proof that the published tree of `new` leaves begins with that of `old`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the published tiles do not have it: `new` is not published, or not any
+    /// more, and tiles of a later size replaced its own.
+    pub async fn consistency_proof(
+        &self,
+        old: TreeSize,
+        new: TreeSize,
+    ) -> Result<Vec<Hash>, StoreError> {
+        let tiles = PublishedTiles(self.inner.folder.join(FOLDER));
+        blocking(move || {
+            tree::consistency_proof(&TileHashReader::new(tiles, new), old, new)
+                .map_err(|error| StoreError::corrupt(error.to_string()))
+        })
+        .await
+    }
+
+    /// Stores a witness's cosignature of the checkpoint of `size`; the caller has verified it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Database`].
+    pub async fn put_cosignature(
+        &self,
+        size: TreeSize,
+        cosignature: &Signature,
+    ) -> Result<(), StoreError> {
+        let anchor = Anchor {
+            size: size.0,
+            kind: COSIGNATURE,
+            source: format!("{}+{}", cosignature.name(), cosignature.id()),
+            body: cosignature.to_string().into_bytes(),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Anchor { anchor, reply }).await?;
+        answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed")))
+    }
+}
+
+impl Reader {
+    /// Returns the newest checkpoint that witnesses cosigned, with their cosignatures; `None` if there
+    /// is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn cosigned_checkpoint(&self) -> Result<Option<Note>, StoreError> {
+        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
+            "SELECT c.note, a.body FROM anchor a
+               JOIN checkpoint c ON c.tenant = a.tenant AND c.size = a.size
+              WHERE a.tenant = $1 AND a.kind = $2 AND a.size =
+                    (SELECT max(size) FROM anchor WHERE tenant = $1 AND kind = $2)
+              ORDER BY a.source",
+        )
+        .bind(self.tenant.as_str())
+        .bind(COSIGNATURE)
+        .fetch_all(&self.db)
+        .await?;
+        let damaged = |error: countersign_ledger::note::NoteError| {
+            StoreError::corrupt(format!("a cosigned checkpoint: {error}"))
+        };
+        let Some((note, _)) = rows.first() else { return Ok(None) };
+        let mut note = Note::parse(note.as_bytes()).map_err(damaged)?;
+        for (_, line) in &rows {
+            note.add(Signature::parse(&String::from_utf8_lossy(line)).map_err(damaged)?);
+        }
+        Ok(Some(note))
+    }
+}

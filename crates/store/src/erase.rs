@@ -1,0 +1,472 @@
+//! Erases a person, and holds that forbid it.
+//!
+//! The steps, each of which can be done again: the request becomes a durable record; the person's next
+//! record gets another key; records in flight under the old key are waited for; the key is destroyed;
+//! sealed sections, kept results and the mapping are deleted and the write-ahead log is emptied; a second
+//! record says that it is done. [`Store::open`] carries on what a crash cut off. Leaves and proofs stay.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_model::{Draft, Kind, RecordId};
+use serde_json::{Value, json};
+use sqlx::{Row as _, SqlitePool};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::effect::Purge;
+use crate::keystore::{SHARD_SLOTS, day_of};
+use crate::subject::{blocking, names};
+use crate::writer::Message;
+use crate::{Appended, Reader, Store, StoreError};
+
+/// Longest ticket id, in bytes: it is public.
+pub const TICKET_BYTES_MAX: usize = 100;
+
+/// Rows that one transaction of an erasure deletes.
+const PURGE_ROWS: usize = 256;
+/// Row ids that one look through a table covers, so that no read holds the write-ahead log for long.
+const SCAN_ROWS: i64 = 50_000;
+/// How often a state that will come is looked for.
+const POLL: Duration = Duration::from_millis(5);
+/// How long readers may keep the write-ahead log from being emptied.
+const LOG_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What an erasure destroyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// The person's pseudonym, which leaves go on showing.
+    pub subject: String,
+    /// The ticket under which it was asked for.
+    pub ticket: String,
+    /// Records whose private fields are gone.
+    pub records: u64,
+    /// Sealed sections of these records, and results kept for repeated calls.
+    pub sections: u64,
+    /// The record that says so.
+    pub record: Appended,
+}
+
+impl Erased {
+    /// Returns it as the command line and the control plane show it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let Self { subject, ticket, records, sections, record } = self;
+        json!({
+            "subject": subject,
+            "ticket": ticket,
+            "records": records,
+            "sections": sections,
+            "record_id": record.record_id,
+            "index": record.index.0,
+        })
+    }
+}
+
+/// A legal hold in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The person's pseudonym.
+    pub subject: String,
+    /// When it was set, in Unix milliseconds.
+    pub since_ms: i64,
+    /// The record of it; its private fields name the person, the reason and who set it.
+    pub record_id: RecordId,
+}
+
+/// A recorded request, as far as its leaf tells.
+#[derive(Clone, Debug, Default)]
+struct Request {
+    record: String,
+    subject: String,
+    ticket: String,
+    slots: Vec<u32>,
+    records: u64,
+    sections: u64,
+}
+
+/// Rows under a person's key.
+#[derive(Default)]
+struct Found {
+    records: HashSet<Vec<u8>>,
+    sealed: Vec<i64>,
+    replay: Vec<i64>,
+}
+
+impl Found {
+    fn records(&self) -> u64 {
+        u64::try_from(self.records.len()).unwrap_or(u64::MAX)
+    }
+
+    fn sections(&self) -> u64 {
+        u64::try_from(self.sealed.len() + self.replay.len()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Store {
+    /// Erases a person: destroys the key, deletes what it sealed, and records both the request and its end.
+    ///
+    /// `ticket` is public: letters, digits and `. _ : / # -`. `reason` and `actor` are sealed under the
+    /// tenant's key. Erasing again erases what was recorded since; nothing may be left to erase.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSubject`], [`StoreError::Held`], [`StoreError::Invalid`]. After any other error
+    /// the erasure is carried on at the next start, or by asking again.
+    pub async fn erase(
+        &self,
+        person: &str,
+        ticket: &str,
+        reason: Option<&str>,
+        actor: &str,
+    ) -> Result<Erased, StoreError> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"._:/#-".contains(&b);
+        if ticket.is_empty() || ticket.len() > TICKET_BYTES_MAX || !ticket.bytes().all(fits) {
+            return Err(StoreError::invalid(format!(
+                "a ticket has 1 to {TICKET_BYTES_MAX} letters, digits or `. _ : / # -`"
+            )));
+        }
+        let mut draft = Draft::new(self.new_id(), Kind::Erasure)
+            .with("phase", "requested")
+            .with("ticket", ticket)
+            .sealed("actor", actor);
+        if let Some(reason) = reason {
+            draft = draft.sealed("reason", reason);
+        }
+        let (store, person) = (self.clone(), person.to_owned());
+        // A task of its own: a caller that goes away does not stop it half-way.
+        let work = tokio::spawn(async move { store.request_erasure(&person, draft).await });
+        work.await.unwrap_or_else(|_| Err(StoreError::unavailable("the erasure ended early")))
+    }
+
+    async fn request_erasure(&self, person: &str, draft: Draft) -> Result<Erased, StoreError> {
+        let inner = &*self.inner;
+        let _alone = inner.erasing.lock().await;
+        let tenant = inner.config.tenant.as_str();
+        let subject = self.pseudonym(person)?;
+        if holds(&inner.read).await?.contains_key(&subject) {
+            return Err(StoreError::Held(person.to_owned()));
+        }
+        let names = names(&inner.read, tenant, &subject).await?;
+        let mut slots: Vec<u32> = names.iter().map(|(_, slot)| *slot).collect();
+        let in_use = inner.subjects.known(&subject);
+        slots.extend(in_use.filter(|slot| inner.keys.has_shard(slot / SHARD_SLOTS)));
+        slots.sort_unstable();
+        slots.dedup();
+        let before = erasures(&inner.read).await?;
+        if slots.is_empty() && before.iter().all(|leaf| text(leaf, "subject") != subject) {
+            return Err(StoreError::UnknownSubject(person.to_owned()));
+        }
+        let mut found = Found::default();
+        for (name, _) in &names {
+            self.find(name, &mut found).await?;
+        }
+        let draft = draft
+            .with("subject", subject)
+            .with("slots", slots)
+            .with("records", found.records())
+            .with("sections", found.sections());
+        let request =
+            Request::of(&Value::Object(draft.public.clone()), &draft.record_id.to_string());
+        self.append(draft).await?;
+        self.carry_out(request).await
+    }
+
+    /// Does everything that follows a durable request.
+    async fn carry_out(&self, request: Request) -> Result<Erased, StoreError> {
+        let Request { record, subject, ticket, slots, records, sections } = request;
+        let inner = &*self.inner;
+        inner.subjects.retire(&subject, &slots);
+        self.wait_idle(&subject).await?;
+        let (keys, doomed) = (Arc::clone(&inner.keys), slots.clone());
+        blocking(move || keys.destroy_subjects(&doomed)).await?;
+        let mut found = Found::default();
+        for (name, slot) in names(&inner.read, inner.config.tenant.as_str(), &subject).await? {
+            if slots.contains(&slot) {
+                self.purge(name, &mut found).await?;
+            }
+        }
+        inner.subjects.left(&subject);
+        self.empty_log().await?;
+        // After a crash less is found than was asked for: the rest is gone already.
+        let (records, sections) = (records.max(found.records()), sections.max(found.sections()));
+        let draft = Draft::new(self.new_id(), Kind::Erasure)
+            .with("phase", "done")
+            .with("subject", subject.as_str())
+            .with("ticket", ticket.as_str())
+            .with("request", record)
+            .with("records", records)
+            .with("sections", sections);
+        let record = self.append(draft).await?;
+        Ok(Erased { subject, ticket, records, sections, record })
+    }
+
+    /// Carries on the erasures that were requested and are not done.
+    pub(crate) async fn carry_on_erasures(&self) -> Result<(), StoreError> {
+        let _alone = self.inner.erasing.lock().await;
+        let pending = pending(&erasures(&self.inner.read).await?);
+        // First of all none of these keys is used again, whatever fails afterwards.
+        for request in pending.values() {
+            self.inner.subjects.retire(&request.subject, &request.slots);
+        }
+        for request in pending.into_values() {
+            let Erased { subject, ticket, .. } = self.carry_out(request).await?;
+            tracing::warn!(subject, ticket, "an erasure was carried on after the last stop");
+        }
+        Ok(())
+    }
+
+    /// Waits until no record in flight is sealed under a key that is to be destroyed.
+    async fn wait_idle(&self, subject: &str) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.inner.config.commit_deadline * 2;
+        while !self.inner.subjects.is_idle(subject) {
+            if Instant::now() > deadline {
+                return Err(StoreError::unavailable("records of the person are still under way"));
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes the rows under a name, and last the name itself.
+    async fn purge(&self, name: String, all: &mut Found) -> Result<(), StoreError> {
+        let mut found = Found::default();
+        self.find(&name, &mut found).await?;
+        for rows in found.sealed.chunks(PURGE_ROWS) {
+            self.ask(Purge::Sealed { name: name.clone(), rows: rows.to_vec() }).await?;
+        }
+        for rows in found.replay.chunks(PURGE_ROWS) {
+            self.ask(Purge::Replay { name: name.clone(), rows: rows.to_vec() }).await?;
+        }
+        all.records.extend(found.records);
+        all.sealed.extend(found.sealed);
+        all.replay.extend(found.replay);
+        self.ask(Purge::Subject { name }).await
+    }
+
+    /// Empties the write-ahead log, which holds pages as they were before.
+    async fn empty_log(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + LOG_PATIENCE;
+        loop {
+            match self.ask(Purge::Log).await {
+                Err(StoreError::Unavailable { .. })
+                    if Instant::now() < deadline && !self.is_closed() =>
+                {
+                    sleep(POLL * 20).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn ask(&self, purge: Purge) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Purge(purge, reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed")))
+    }
+
+    /// Looks for the rows under a name. No index leads there: every other write would pay for it.
+    async fn find(&self, name: &str, found: &mut Found) -> Result<(), StoreError> {
+        const SEALED: &str = "SELECT rowid, record FROM sealed
+              WHERE subject = $1 AND rowid > $2 AND rowid <= $3";
+        const REPLAY: &str = "SELECT rowid, record FROM replay
+              WHERE subject = $1 AND rowid > $2 AND rowid <= $3";
+        let db = &self.inner.read;
+        let sealed = "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0) FROM sealed";
+        let replay = "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0) FROM replay";
+        for (record, rowid) in scan(db, sealed, SEALED, name).await? {
+            found.records.insert(record);
+            found.sealed.push(rowid);
+        }
+        let results = scan(db, replay, REPLAY, name).await?;
+        found.replay.extend(results.into_iter().map(|(_, rowid)| rowid));
+        Ok(())
+    }
+
+    /// Forbids the erasure of a person until the hold is lifted. The reason is sealed under the person's
+    /// key.
+    ///
+    /// # Errors
+    /// [`StoreError::Hold`] if the person is on hold, or an erasure was requested and is not done;
+    /// [`StoreError::Unavailable`].
+    pub async fn set_hold(
+        &self,
+        person: &str,
+        reason: &str,
+        actor: &str,
+    ) -> Result<Appended, StoreError> {
+        let _alone = self.inner.erasing.lock().await;
+        let (subject, db) = (self.pseudonym(person)?, &self.inner.read);
+        if holds(db).await?.contains_key(&subject) {
+            return Err(StoreError::Hold("the person is under a legal hold already"));
+        }
+        if pending(&erasures(db).await?).contains_key(&subject) {
+            return Err(StoreError::Hold("an erasure of the person is under way"));
+        }
+        self.append(self.hold("set", person, Some(reason), actor)).await
+    }
+
+    /// Lifts a hold.
+    ///
+    /// # Errors
+    /// [`StoreError::Hold`] if there is none; [`StoreError::Unavailable`].
+    pub async fn lift_hold(
+        &self,
+        person: &str,
+        reason: Option<&str>,
+        actor: &str,
+    ) -> Result<Appended, StoreError> {
+        let _alone = self.inner.erasing.lock().await;
+        if !holds(&self.inner.read).await?.contains_key(&self.pseudonym(person)?) {
+            return Err(StoreError::Hold("the person is under no legal hold"));
+        }
+        self.append(self.hold("lift", person, reason, actor)).await
+    }
+
+    fn hold(&self, action: &str, person: &str, reason: Option<&str>, actor: &str) -> Draft {
+        let draft = Draft::new(self.new_id(), Kind::LegalHold)
+            .with("action", action)
+            .about(person)
+            .sealed("actor", actor);
+        match reason {
+            Some(reason) => draft.sealed("reason", reason),
+            None => draft,
+        }
+    }
+}
+
+impl Reader {
+    /// Returns the legal holds in force, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Corrupt`].
+    pub async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
+        let mut holds: Vec<Hold> = holds(&self.db).await?.into_values().collect();
+        holds.sort_by_key(|hold| (hold.since_ms, hold.record_id));
+        Ok(holds)
+    }
+
+    /// Says when and why the private fields of a leaf were erased, if they were.
+    pub(crate) async fn erased(&self, leaf: &Value) -> Result<Option<String>, StoreError> {
+        let subject = text(leaf, "principal");
+        let erasures = erasures(&self.db).await?;
+        Ok(covering(&erasures, subject, time(leaf)).map(|erasure| {
+            let ticket = text(erasure, "ticket");
+            match text(erasure, "phase") {
+                "done" => format!("erased on {}, ticket `{ticket}`", day_of(time(erasure).0)),
+                _ => format!("their erasure is under way, ticket `{ticket}`"),
+            }
+        }))
+    }
+}
+
+impl Request {
+    /// Reads a request from its leaf.
+    fn of(leaf: &Value, record: &str) -> Self {
+        let number = |name| leaf.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let slots = leaf.get("slots").and_then(Value::as_array).into_iter().flatten();
+        Self {
+            record: record.to_owned(),
+            subject: text(leaf, "subject").to_owned(),
+            ticket: text(leaf, "ticket").to_owned(),
+            slots: slots.filter_map(|slot| u32::try_from(slot.as_u64()?).ok()).collect(),
+            records: number("records"),
+            sections: number("sections"),
+        }
+    }
+}
+
+/// Returns the requests that no record says to be done, by subject; several of one subject are one.
+fn pending(erasures: &[Value]) -> BTreeMap<String, Request> {
+    let mut pending: BTreeMap<String, Request> = BTreeMap::new();
+    for leaf in erasures {
+        let mut request = Request::of(leaf, text(leaf, "record_id"));
+        let earlier = pending.remove(&request.subject);
+        if text(leaf, "phase") != "requested" {
+            continue;
+        }
+        if let Some(earlier) = earlier {
+            request.slots.extend(earlier.slots);
+            request.records = request.records.max(earlier.records);
+            request.sections = request.sections.max(earlier.sections);
+        }
+        pending.insert(request.subject.clone(), request);
+    }
+    pending
+}
+
+/// Returns the first erasure of a subject that ended after a time, or else the one that is under way.
+pub(crate) fn covering<'a>(
+    erasures: &'a [Value],
+    subject: &str,
+    after: (i64, u64),
+) -> Option<&'a Value> {
+    let is_of = |leaf: &&Value| !subject.is_empty() && text(leaf, "subject") == subject;
+    let is_done = |leaf: &&Value| text(leaf, "phase") == "done";
+    let mut of_subject = erasures.iter().filter(is_of);
+    let last = of_subject.clone().next_back();
+    let done = of_subject.find(|leaf| is_done(leaf) && time(leaf) > after);
+    done.or_else(|| last.filter(|leaf| !is_done(leaf)))
+}
+
+/// Returns the leaves of erasures, oldest first.
+pub(crate) async fn erasures(db: &SqlitePool) -> Result<Vec<Value>, StoreError> {
+    let bodies =
+        sqlx::query_scalar("SELECT body FROM intake WHERE kind = 'erasure' ORDER BY rowid");
+    parse(&bodies.fetch_all(db).await?)
+}
+
+/// Reads the bytes of leaves.
+pub(crate) fn parse(bodies: &[Vec<u8>]) -> Result<Vec<Value>, StoreError> {
+    let damaged = |_| StoreError::corrupt("the leaf of an erasure or of a hold");
+    bodies.iter().map(|body| serde_json::from_slice(body).map_err(damaged)).collect()
+}
+
+/// Returns the holds in force by subject.
+async fn holds(db: &SqlitePool) -> Result<BTreeMap<String, Hold>, StoreError> {
+    let bodies =
+        sqlx::query_scalar("SELECT body FROM intake WHERE kind = 'legal_hold' ORDER BY rowid");
+    let mut holds = BTreeMap::new();
+    for leaf in parse(&bodies.fetch_all(db).await?)? {
+        let subject = text(&leaf, "principal").to_owned();
+        if text(&leaf, "action") == "set" {
+            let record_id = text(&leaf, "record_id").parse();
+            let record_id = record_id.map_err(|_| StoreError::corrupt("a hold without an id"))?;
+            let hold = Hold { subject: subject.clone(), since_ms: time(&leaf).0, record_id };
+            holds.insert(subject, hold);
+        } else {
+            holds.remove(&subject);
+        }
+    }
+    Ok(holds)
+}
+
+/// Returns records and row ids under a name, window by window.
+async fn scan(
+    db: &SqlitePool,
+    bounds: &'static str,
+    rows: &'static str,
+    name: &str,
+) -> Result<Vec<(Vec<u8>, i64)>, StoreError> {
+    let (first, last): (i64, i64) = sqlx::query_as(bounds).fetch_one(db).await?;
+    let (mut found, mut from) = (Vec::new(), first - 1);
+    while from < last {
+        let until = from.saturating_add(SCAN_ROWS);
+        let query = sqlx::query(rows).bind(name).bind(from).bind(until);
+        for row in query.fetch_all(db).await? {
+            found.push((row.try_get(1)?, row.try_get(0)?));
+        }
+        from = until;
+    }
+    Ok(found)
+}
+
+fn text<'a>(leaf: &'a Value, name: &str) -> &'a str {
+    leaf.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Returns milliseconds and counter of a leaf's time, which grows along the log.
+pub(crate) fn time(leaf: &Value) -> (i64, u64) {
+    let part = |name| leaf.pointer(name).unwrap_or(&Value::Null);
+    (part("/time/ms").as_i64().unwrap_or(0), part("/time/n").as_u64().unwrap_or(0))
+}
