@@ -333,7 +333,7 @@ mod tests {
         results.runs.retain(|run| run.leg == Leg::Direct);
         results.profile = None;
         let page = render(&results).unwrap();
-        assert_eq!(page.matches(NOT_MEASURED).count(), 10, "{page}");
+        assert_eq!(page.matches(NOT_MEASURED).count(), 9, "{page}");
         assert!(!page.contains("hold**"), "{page}");
     }
 
