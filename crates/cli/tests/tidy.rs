@@ -37,7 +37,8 @@ const BANNED: [&str; 6] =
 /// Words that only named files may have.
 const WORDS: [(&str, &[&str]); 3] = [
     ("SystemTime::now", &["crates/cli/src/clock.rs"]),
-    ("AssertSqlSafe", &[]),
+    // A number in a pragma, which takes no parameters.
+    ("AssertSqlSafe", &["crates/store/src/db.rs"]),
     ("Uuid::now_v7", &["crates/cli/src/clock.rs"]),
 ];
 
