@@ -178,7 +178,7 @@ fn values(record: &Record) -> Vec<Cell> {
     values.extend(texts.map(Cell::Text));
     values.push(Cell::Number(duration));
     values.push(Cell::Text(text("detail")));
-    values.push(Cell::Text(record.leaf_hash().to_base64url()));
+    values.push(Cell::Text(record.leaf_hash().to_string()));
     values
 }
 

@@ -155,7 +155,7 @@ fn cell(columns: &[&str], record: &Record, outcome: Option<&Record>, column: &st
         "hour_utc" => Cell::Number(at.chars().skip(11).take(2).collect()),
         "weekday_utc" => Cell::Text(time::weekday(record.time_ms()).to_owned()),
         "what" => Cell::Text(record.result().to_owned()),
-        "leaf_hash" => Cell::Text(record.leaf_hash().to_base64url()),
+        "leaf_hash" => Cell::Text(record.leaf_hash().to_string()),
         "closed_fields" => Cell::Number(record.list("_sd").len().to_string()),
         "stream" => Cell::Text(stream(record)),
         "stream_seq" => json_cell(record.fields().get("gw").and_then(|gw| gw.get("seq"))),
