@@ -158,7 +158,7 @@ async fn reconcile(
     };
     check_reason(Some(&reason))?;
     let place = console.store.reconcile(call, outcome, ACTOR, &reason).await?;
-    let answer = json!({"record_id": place.record_id, "index": place.index.0});
+    let answer = json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)});
     Ok(json_response(StatusCode::OK, &answer))
 }
 
@@ -201,7 +201,7 @@ async fn set_hold(State(console): State<Arc<Console>>, body: Body) -> Answer {
     }
     check_reason(Some(&reason))?;
     let place = console.store.set_hold(&subject, &reason, ACTOR).await?;
-    let answer = json!({"record_id": place.record_id, "index": place.index.0});
+    let answer = json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)});
     Ok(json_response(StatusCode::CREATED, &answer))
 }
 
@@ -212,7 +212,7 @@ async fn lift_hold(State(console): State<Arc<Console>>, body: Body) -> Answer {
     }
     check_reason(reason.as_deref())?;
     let place = console.store.lift_hold(&subject, reason.as_deref(), ACTOR).await?;
-    let answer = json!({"record_id": place.record_id, "index": place.index.0});
+    let answer = json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)});
     Ok(json_response(StatusCode::OK, &answer))
 }
 

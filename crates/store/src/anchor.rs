@@ -3,10 +3,9 @@
 use countersign_ledger::note::Signature;
 use countersign_ledger::tile::TileHashReader;
 use countersign_ledger::{Checkpoint, Hash, Note, TreeSize, tree};
-use sqlx::SqliteConnection;
 use tokio::sync::oneshot;
 
-use crate::db::{Column, int, row_sum};
+use crate::db::{Column, Conn, int, row_sum, with_sum};
 use crate::files::read_if_there;
 use crate::publish::{CHECKPOINT, FOLDER, PublishedTiles};
 use crate::subject::blocking;
@@ -28,33 +27,24 @@ impl Anchor {
     /// Writes the row; a newer anchor of the same source replaces the older one.
     pub(crate) async fn put(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         tenant: &str,
     ) -> Result<(), sqlx::Error> {
         let size = int(self.size);
-        let sum = row_sum(
-            "anchor",
-            &[
-                Column::Text(tenant),
-                Column::Int(size),
-                Column::Text(self.kind),
-                Column::Text(&self.source),
-                Column::Blob(&self.body),
-            ],
-        );
-        sqlx::query(
+        let row = [
+            Column::Text(tenant),
+            Column::Int(size),
+            Column::Text(self.kind),
+            Column::Text(&self.source),
+            Column::Blob(&self.body),
+        ];
+        conn.execute(
             "INSERT INTO anchor (tenant, size, kind, source, body, sum)
              VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (tenant, size, kind, source) DO UPDATE SET body = excluded.body,
              sum = excluded.sum",
+            &with_sum(&row, &row_sum("anchor", &row)),
         )
-        .bind(tenant)
-        .bind(size)
-        .bind(self.kind)
-        .bind(&self.source)
-        .bind(&self.body)
-        .bind(sum)
-        .execute(conn)
         .await?;
         Ok(())
     }
@@ -125,17 +115,17 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Corrupt`].
     pub async fn cosigned_checkpoint(&self) -> Result<Option<Note>, StoreError> {
-        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
-            "SELECT c.note, a.body FROM anchor a
+        let sql = "SELECT c.note, a.body FROM anchor a
                JOIN checkpoint c ON c.tenant = a.tenant AND c.size = a.size
               WHERE a.tenant = $1 AND a.kind = $2 AND a.size =
                     (SELECT max(size) FROM anchor WHERE tenant = $1 AND kind = $2)
-              ORDER BY a.source",
-        )
-        .bind(self.tenant.as_str())
-        .bind(COSIGNATURE)
-        .fetch_all(&self.db)
-        .await?;
+              ORDER BY a.source";
+        let args = [Column::Text(self.tenant.as_str()), Column::Text(COSIGNATURE)];
+        let rows = self.db.fetch_all(sql, &args).await?;
+        let rows: Vec<(String, Vec<u8>)> = rows
+            .iter()
+            .map(|row| Ok((row.get(0)?, row.get(1)?)))
+            .collect::<Result<_, sqlx::Error>>()?;
         let damaged = |error: countersign_ledger::note::NoteError| {
             StoreError::corrupt(format!("a cosigned checkpoint: {error}"))
         };

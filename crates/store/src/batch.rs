@@ -6,13 +6,12 @@ use countersign_ledger::hash::sha256;
 use countersign_ledger::limits::ENTRY_BYTES_MAX;
 use countersign_ledger::{Frontier, Hash, LeafIndex, leaf_hash};
 use countersign_model::{AgentId, OutcomeStatus, ReasonCode, RecordId};
-use sqlx::{Row as _, SqliteConnection};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::StoreError;
 use crate::clock::Hlc;
-use crate::db::{Column, row_sum};
+use crate::db::{Column, Conn, row_sum};
 use crate::effect::{self, Effect};
 use crate::intent::{Appended, DenialFields};
 use crate::prepare::{Place, Prepared, SealedRow};
@@ -52,6 +51,16 @@ impl Job {
             Some(Work::Outcome(end)) if end.from == OPEN => Some(end.call),
             _ => None,
         }
+    }
+
+    /// Returns where the job's claim comes in the order in which all gateways claim keys; jobs without
+    /// a claim come after them, so that none that gives a key back makes another gateway wait.
+    pub(crate) fn claims(&self) -> (bool, Option<(AgentId, [u8; 32])>) {
+        let claim = match &self.work {
+            Some(Work::Intent { claim: Some(claim) }) => Some((claim.agent, claim.key)),
+            Some(Work::Intent { .. } | Work::Outcome(_) | Work::Record(_)) | None => None,
+        };
+        (claim.is_none(), claim)
     }
 
     /// Returns the call that the job permits.
@@ -94,7 +103,8 @@ pub(crate) enum Done {
 /// The writer's place in the tree and in its stream. It is replaced only after a commit.
 #[derive(Clone)]
 pub(crate) struct Head {
-    pub(crate) frontier: Frontier,
+    /// The tree's right edge, if the writer orders the log too; absent if a sequencer does.
+    pub(crate) frontier: Option<Frontier>,
     pub(crate) epoch: u64,
     pub(crate) seq: u64,
     pub(crate) prev: Hash,
@@ -105,7 +115,7 @@ pub(crate) struct Head {
 
 /// One transaction under way.
 pub(crate) struct Batch<'a> {
-    pub(crate) tx: &'a mut SqliteConnection,
+    pub(crate) tx: &'a mut Conn,
     pub(crate) tenant: &'a str,
     pub(crate) replica: &'a str,
     pub(crate) now: i64,
@@ -125,7 +135,7 @@ type Refusable<T> = Result<Result<T, StoreError>, sqlx::Error>;
 impl<'a> Batch<'a> {
     /// Begins a batch in an open transaction.
     pub(crate) fn new(
-        tx: &'a mut SqliteConnection,
+        tx: &'a mut Conn,
         tenant: &'a str,
         replica: &'a str,
         now: i64,
@@ -139,32 +149,25 @@ impl<'a> Batch<'a> {
     ///
     /// After an error the connection must be closed: the transaction may be open.
     pub(crate) async fn begin(
-        conn: &'a mut SqliteConnection,
+        conn: &'a mut Conn,
         tenant: &'a str,
         replica: &'a str,
         head: Head,
         ending: &[RecordId],
     ) -> Result<Self, sqlx::Error> {
-        let taken = sqlx::query(
-            "BEGIN IMMEDIATE; DELETE FROM open_call WHERE tenant = $1 AND state = 'open'
-             AND record IN (SELECT unhex(value, '-') FROM json_each($2)) RETURNING record, claimed",
-        )
-        .bind(tenant)
-        .bind(rows::ids(ending))
-        .fetch_all(&mut *conn)
-        .await?;
+        let taken = rows::begin(conn, tenant, ending).await?;
         let mut batch = Self::new(conn, tenant, replica, 0, head);
         for row in taken {
-            let record: Vec<u8> = row.try_get(0)?;
+            let record: Vec<u8> = row.get(0)?;
             let call = record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            batch.ending.insert(call, row.try_get::<i64, _>(1)? == 1);
+            batch.ending.insert(call, row.get::<i64>(1)? == 1);
         }
         Ok(batch)
     }
 
     /// Ends the transaction without a trace.
     pub(crate) async fn roll_back(self) -> Result<Head, sqlx::Error> {
-        sqlx::query("ROLLBACK").execute(self.tx).await?;
+        self.tx.roll_back().await?;
         Ok(self.head)
     }
 }
@@ -207,10 +210,15 @@ impl Batch<'_> {
             record: prepared.record,
             digest: claim.digest.to_vec(),
         };
-        if row.insert(self.tx, self.tenant).await? {
-            return Ok(None);
-        }
-        let (first, digest, status) = row.holder(self.tx, self.tenant).await?;
+        let (first, digest, status) = loop {
+            if row.insert(self.tx, self.tenant).await? {
+                return Ok(None);
+            }
+            // Another gateway may have given the key back in between.
+            if let Some(holder) = row.holder(self.tx, self.tenant).await? {
+                break holder;
+            }
+        };
         let code = if digest != row.digest {
             ReasonCode::IDEMPOTENCY_PAYLOAD_MISMATCH
         } else {
@@ -236,29 +244,20 @@ impl Batch<'_> {
     }
 
     async fn is_kept(&mut self, call: RecordId) -> Result<bool, sqlx::Error> {
-        let row: Option<i64> = sqlx::query_scalar(
-            "SELECT 1 FROM replay WHERE tenant = $1 AND record = $2 AND expires_ms > $3",
-        )
-        .bind(self.tenant)
-        .bind(record_bytes(call))
-        .bind(self.now)
-        .fetch_optional(&mut *self.tx)
-        .await?;
-        Ok(row.is_some())
+        let sql = "SELECT record FROM replay WHERE tenant = $1 AND record = $2 AND expires_ms > $3";
+        let call = record_bytes(call);
+        let args = [Column::Text(self.tenant), Column::Blob(&call), Column::Int(self.now)];
+        Ok(self.tx.fetch_optional(sql, &args).await?.is_some())
     }
 
     /// Takes one call out of the state that it must be in; returns whether it claimed a key.
     async fn take(&mut self, call: RecordId, from: &str) -> Result<Option<bool>, sqlx::Error> {
-        let row = sqlx::query(
-            "DELETE FROM open_call WHERE tenant = $1 AND record = $2 AND state = $3
-             RETURNING claimed",
-        )
-        .bind(self.tenant)
-        .bind(record_bytes(call))
-        .bind(from)
-        .fetch_optional(&mut *self.tx)
-        .await?;
-        row.map(|row| Ok(row.try_get::<i64, _>(0)? == 1)).transpose()
+        let sql = "DELETE FROM open_call WHERE tenant = $1 AND record = $2 AND state = $3
+             RETURNING claimed";
+        let call = record_bytes(call);
+        let args = [Column::Text(self.tenant), Column::Blob(&call), Column::Text(from)];
+        let row = self.tx.fetch_optional(sql, &args).await?;
+        row.map(|row| Ok(row.get::<i64>(0)? == 1)).transpose()
     }
 
     async fn outcome(&mut self, prepared: &mut Prepared, end: Settlement) -> Refusable<Done> {
@@ -307,7 +306,6 @@ impl Batch<'_> {
             return Ok(Err(StoreError::TooLarge { bytes: body.len(), max: ENTRY_BYTES_MAX }));
         }
         let hash = leaf_hash(&body);
-        let index = self.head.frontier.size().0;
         if let Some(subject) = prepared.new_subject() {
             subject.insert(self.tx, self.tenant).await?;
         }
@@ -317,32 +315,28 @@ impl Batch<'_> {
             self.rows.sealed.push((record, row));
         }
         self.bytes += body.len();
-        self.head.frontier.push(hash);
+        let index = self.head.frontier.as_mut().map(|frontier| {
+            let index = LeafIndex(frontier.size().0);
+            frontier.push(hash);
+            index
+        });
         let (seq, kind) = (self.head.seq, prepared.kind.as_str());
         let prev = std::mem::replace(&mut self.head.prev, sha256(&body));
         self.head.seq += 1;
         self.head.time = time;
-        self.rows.leaves.push(LeafRow { index, seq, record, kind, prev, body, hash });
-        Ok(Ok(Appended { record_id: record, index: LeafIndex(index), leaf_hash: hash }))
+        let at = index.map(|index| index.0);
+        self.rows.leaves.push(LeafRow { index: at, seq, record, kind, prev, body, hash });
+        Ok(Ok(Appended { record_id: record, index, leaf_hash: hash }))
     }
 
-    /// Writes the records and the right edge that the batch leaves behind.
-    pub(crate) async fn finish(self) -> Result<Head, sqlx::Error> {
-        self.write(false).await
-    }
-
-    /// Does what [`Batch::finish`] does, and commits.
-    pub(crate) async fn commit(self) -> Result<Head, sqlx::Error> {
-        self.write(true).await
-    }
-
-    async fn write(mut self, commit: bool) -> Result<Head, sqlx::Error> {
+    /// Writes the records and the right edge that the batch leaves behind, and commits.
+    pub(crate) async fn commit(mut self) -> Result<Head, sqlx::Error> {
         // Calls that were to end, but did not, are open as before.
         let open = self.ending.into_iter().map(|(call, claimed)| (call, OPEN, claimed));
         self.rows.open_calls.extend(open);
-        let Head { epoch, .. } = self.head;
-        let stream = Stream { tenant: self.tenant, replica: self.replica, epoch };
-        self.rows.write(self.tx, stream, &self.head.frontier, commit).await?;
+        let Head { epoch, seq, .. } = self.head;
+        let stream = Stream { tenant: self.tenant, replica: self.replica, epoch, seq: seq - 1 };
+        self.rows.write(self.tx, stream, self.head.frontier.as_ref()).await?;
         Ok(self.head)
     }
 }
@@ -403,78 +397,68 @@ pub(crate) fn claim_sum(
 
 impl ClaimRow {
     /// Returns whether the key was free.
-    async fn insert(&self, tx: &mut SqliteConnection, tenant: &str) -> Result<bool, sqlx::Error> {
+    async fn insert(&self, tx: &mut Conn, tenant: &str) -> Result<bool, sqlx::Error> {
         let (agent, record) = (self.agent.0.as_bytes().to_vec(), record_bytes(self.record));
         let sum = claim_sum(tenant, &agent, &self.key, &record, &self.digest, "open");
-        let won = sqlx::query(
-            "INSERT INTO idempotency (tenant, agent, idempotency_key, record, digest, status, sum)
-             VALUES ($1, $2, $3, $4, $5, 'open', $6) ON CONFLICT DO NOTHING RETURNING record",
-        )
-        .bind(tenant)
-        .bind(agent)
-        .bind(&self.key)
-        .bind(record)
-        .bind(&self.digest)
-        .bind(sum)
-        .fetch_optional(tx)
-        .await?;
+        let args = [
+            Column::Text(tenant),
+            Column::Blob(&agent),
+            Column::Blob(&self.key),
+            Column::Blob(&record),
+            Column::Blob(&self.digest),
+            Column::Blob(&sum),
+        ];
+        let won = tx
+            .fetch_optional(
+                "INSERT INTO idempotency
+                 (tenant, agent, idempotency_key, record, digest, status, sum)
+                 VALUES ($1, $2, $3, $4, $5, 'open', $6)
+                 ON CONFLICT (tenant, agent, idempotency_key) DO NOTHING RETURNING record",
+                &args,
+            )
+            .await?;
         Ok(won.is_some())
     }
 
     /// Returns record, payload digest and status of the call that has the key.
     async fn holder(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Conn,
         tenant: &str,
-    ) -> Result<(RecordId, Vec<u8>, String), sqlx::Error> {
-        let row = sqlx::query(
-            "SELECT record, digest, status FROM idempotency
-              WHERE tenant = $1 AND agent = $2 AND idempotency_key = $3",
-        )
-        .bind(tenant)
-        .bind(self.agent.0.as_bytes().to_vec())
-        .bind(&self.key)
-        .fetch_one(tx)
-        .await?;
-        let record: Vec<u8> = row.try_get(0)?;
+    ) -> Result<Option<(RecordId, Vec<u8>, String)>, sqlx::Error> {
+        let sql = "SELECT record, digest, status FROM idempotency
+              WHERE tenant = $1 AND agent = $2 AND idempotency_key = $3";
+        let agent = self.agent.0.as_bytes().as_slice();
+        let args = [Column::Text(tenant), Column::Blob(agent), Column::Blob(&self.key)];
+        let Some(row) = tx.fetch_optional(sql, &args).await? else { return Ok(None) };
+        let record: Vec<u8> = row.get(0)?;
         let first = record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok((first, row.try_get(1)?, row.try_get(2)?))
+        Ok(Some((first, row.get(1)?, row.get(2)?)))
     }
 }
 
 /// Writes how a call with a key ended; one that was not forwarded gives its key back.
 async fn settle_claim(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     tenant: &str,
     call: RecordId,
     status: OutcomeStatus,
 ) -> Result<(), sqlx::Error> {
     let record = record_bytes(call);
     if status == OutcomeStatus::NotForwarded {
-        sqlx::query("DELETE FROM idempotency WHERE tenant = $1 AND record = $2")
-            .bind(tenant)
-            .bind(record)
-            .execute(tx)
-            .await?;
+        let sql = "DELETE FROM idempotency WHERE tenant = $1 AND record = $2";
+        tx.execute(sql, &[Column::Text(tenant), Column::Blob(&record)]).await?;
         return Ok(());
     }
-    let row = sqlx::query(
-        "SELECT agent, idempotency_key, digest FROM idempotency WHERE tenant = $1 AND record = $2",
-    )
-    .bind(tenant)
-    .bind(&record)
-    .fetch_one(&mut *tx)
-    .await?;
+    let sql =
+        "SELECT agent, idempotency_key, digest FROM idempotency WHERE tenant = $1 AND record = $2";
+    let row = tx.fetch_one(sql, &[Column::Text(tenant), Column::Blob(&record)]).await?;
     let (agent, key, digest): (Vec<u8>, Vec<u8>, Vec<u8>) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        (row.get(0)?, row.get(1)?, row.get(2)?);
     let sum = claim_sum(tenant, &agent, &key, &record, &digest, status.as_str());
-    sqlx::query("UPDATE idempotency SET status = $3, sum = $4 WHERE tenant = $1 AND record = $2")
-        .bind(tenant)
-        .bind(record)
-        .bind(status.as_str())
-        .bind(sum)
-        .execute(tx)
-        .await?;
+    let sql = "UPDATE idempotency SET status = $3, sum = $4 WHERE tenant = $1 AND record = $2";
+    let (tenant, status) = (Column::Text(tenant), Column::Text(status.as_str()));
+    tx.execute(sql, &[tenant, Column::Blob(&record), status, Column::Blob(&sum)]).await?;
     Ok(())
 }
 
@@ -486,9 +470,10 @@ mod tests {
 
     use super::*;
     use crate::writer::open_calls;
-    use crate::{db, head};
+    use crate::db::sqlite;
+    use crate::head;
 
-    async fn begin<'a>(conn: &'a mut SqliteConnection, ending: &[RecordId]) -> Batch<'a> {
+    async fn begin<'a>(conn: &'a mut Conn, ending: &[RecordId]) -> Batch<'a> {
         let head = head::load_head(conn, "acme", "a").await.unwrap();
         Batch::begin(conn, "acme", "a", head, ending).await.unwrap()
     }
@@ -497,8 +482,10 @@ mod tests {
     async fn a_call_whose_end_came_too_late_is_open_as_before() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let mut conn = db::open_writer(&path, Duration::from_secs(1), true).await.unwrap();
-        db::migrate(&mut conn).await.unwrap();
+        let second = Duration::from_secs(1);
+        let mut conn = sqlite::open_writer(&path, second, true).await.unwrap();
+        sqlite::migrate(&mut conn).await.unwrap();
+        let mut conn = Conn::Sqlite(conn);
         let calls: Vec<_> = (1..=3).map(|n| RecordId(uuid::Uuid::from_u128(n))).collect();
         let mut batch = begin(&mut conn, &[]).await;
         for call in &calls {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_model::{Draft, Kind};
-use sqlx::Row as _;
 
+use crate::db::{Column, Pool};
 use crate::effect::{Effect, bundle_sum};
 use crate::limits::BUNDLE_BYTES_MAX;
 use crate::{Appended, Store, StoreError};
@@ -56,10 +56,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn active_bundle(&self) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT hash FROM active_bundle WHERE tenant = $1")
-            .bind(self.inner.config.tenant.as_str())
-            .fetch_optional(&self.inner.read)
-            .await?)
+        let sql = "SELECT hash FROM active_bundle WHERE tenant = $1";
+        let tenant = Column::Text(self.inner.config.tenant.as_str());
+        let row = self.inner.read.fetch_optional(sql, &[tenant]).await?;
+        Ok(row.map(|row| row.get(0)).transpose()?)
     }
 
     /// Returns the files of a bundle by their paths.
@@ -76,19 +76,16 @@ impl Store {
 
 /// Reads a bundle's files.
 pub(crate) async fn load_bundle(
-    db: &sqlx::SqlitePool,
+    db: &Pool,
     tenant: &str,
     hash: &str,
 ) -> Result<Option<BTreeMap<String, Vec<u8>>>, StoreError> {
-    let rows = sqlx::query("SELECT path, content, sum FROM bundle WHERE tenant = $1 AND hash = $2")
-        .bind(tenant)
-        .bind(hash)
-        .fetch_all(db)
-        .await?;
+    let sql = "SELECT path, content, sum FROM bundle WHERE tenant = $1 AND hash = $2";
+    let rows = db.fetch_all(sql, &[Column::Text(tenant), Column::Text(hash)]).await?;
     let mut files = BTreeMap::new();
     for row in rows {
-        let (path, content): (String, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
-        if row.try_get::<Vec<u8>, _>(2)? != bundle_sum(tenant, hash, &path, &content) {
+        let (path, content): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        if row.get::<Vec<u8>>(2)? != bundle_sum(tenant, hash, &path, &content) {
             return Err(StoreError::corrupt(format!("bundle `{hash}`, file `{path}`")));
         }
         files.insert(path, content);

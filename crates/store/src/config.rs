@@ -10,11 +10,34 @@ use countersign_model::TenantId;
 use crate::clock::{Clock, IdSource};
 use crate::limits::{COMMIT_DEADLINE_MS, QUEUE_RECORDS_MAX};
 
+/// Where the tables are.
+#[derive(Clone, Default)]
+pub enum Database {
+    /// In one file in the data folder: one gateway.
+    #[default]
+    Sqlite,
+    /// In PostgreSQL 15 or later: several gateways share the log. URLs of the server, or of several
+    /// servers of which one is the primary.
+    Postgres(Vec<String>),
+}
+
+impl fmt::Debug for Database {
+    /// Leaves the URLs out: they may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite => "Sqlite",
+            Self::Postgres(_) => "Postgres",
+        })
+    }
+}
+
 /// The settings of a store.
 #[derive(Clone)]
 pub struct StoreConfig {
     /// The tenant whose log it is.
     pub tenant: TenantId,
+    /// Where the tables are.
+    pub database: Database,
     /// The name of this gateway process among the writers of the log.
     pub replica: String,
     /// The log's origin: a URL without a scheme, also the name of the log's key.
@@ -42,6 +65,7 @@ impl StoreConfig {
         Self {
             origin: format!("localhost/{tenant}"),
             tenant,
+            database: Database::Sqlite,
             replica: "g1".to_owned(),
             clock,
             ids,
@@ -58,6 +82,7 @@ impl fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreConfig")
             .field("tenant", &self.tenant)
+            .field("database", &self.database)
             .field("replica", &self.replica)
             .field("origin", &self.origin)
             .field("keys", &self.keys)

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_model::{Agent, AgentId, AgentStatus};
-use sqlx::SqliteConnection;
 
 use crate::StoreError;
-use crate::db::{self, Column, row_sum};
+use crate::db::{self, Column, Conn, row_sum, with_sum};
 
 pub(crate) enum Effect {
     PutAgent(Box<Agent>),
     PutKey(ApiKey),
     PutBundle { hash: String, files: Arc<BTreeMap<String, Vec<u8>>> },
     ActivateBundle { hash: String },
+    /// Lets other gateways look for what this record changes.
+    TellOthers,
 }
 
 /// What the writer deletes for an erasure; no record tells of it before all of it is done.
@@ -25,6 +26,8 @@ pub(crate) enum Purge {
     Replay { name: String, rows: Vec<i64> },
     /// The mapping of a subject to its slot.
     Subject { name: String },
+    /// Everything under a name, in PostgreSQL.
+    Name { name: String },
     /// What the write-ahead log still has of deleted rows.
     Log,
 }
@@ -33,7 +36,7 @@ impl Purge {
     /// Deletes, durably; what is gone already stays so.
     pub(crate) async fn run(
         self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         tenant: &str,
         busy: Duration,
     ) -> Result<(), StoreError> {
@@ -55,12 +58,29 @@ impl Purge {
                 name,
                 Vec::new(),
             ),
-            Self::Log => return db::truncate_wal_within(conn, busy).await,
+            Self::Name { name } => return purge_name(conn, tenant, &name).await,
+            Self::Log => return db::empty_log(conn, busy).await,
         };
         let rows = serde_json::Value::from(rows).to_string();
-        sqlx::query(sql).bind(tenant).bind(name).bind(rows).execute(conn).await?;
+        let args = [tenant, &name, &rows].map(Column::Text);
+        conn.execute(sql, &args).await?;
         Ok(())
     }
+}
+
+/// Deletes what is sealed under a name, and the name, in the role that may.
+async fn purge_name(conn: &mut Conn, tenant: &str, name: &str) -> Result<(), StoreError> {
+    let args = [tenant, name].map(Column::Text);
+    conn.begin().await?;
+    conn.execute("SET LOCAL ROLE countersign_retention", &[]).await?;
+    for sql in [
+        "DELETE FROM sealed WHERE tenant = $1 AND subject = $2",
+        "DELETE FROM replay WHERE tenant = $1 AND subject = $2",
+        "DELETE FROM subject WHERE tenant = $1 AND subject = $2",
+    ] {
+        conn.execute(sql, &args).await?;
+    }
+    Ok(conn.commit().await?)
 }
 
 /// A stored API key.
@@ -86,15 +106,21 @@ pub(crate) fn status_text(status: AgentStatus) -> &'static str {
 }
 
 pub(crate) async fn apply(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     tenant: &str,
     effect: Effect,
 ) -> Result<(), sqlx::Error> {
+    let is_news = matches!(effect, Effect::PutAgent(_) | Effect::PutKey(_) | Effect::TellOthers);
+    if is_news && matches!(tx, Conn::Postgres(_)) {
+        let sql = "UPDATE registry_version SET version = version + 1 WHERE tenant = $1";
+        tx.execute(sql, &[Column::Text(tenant)]).await?;
+    }
     match effect {
         Effect::PutAgent(agent) => put_agent(tx, tenant, &agent).await,
         Effect::PutKey(key) => key.put(tx, tenant).await,
         Effect::PutBundle { hash, files } => put_bundle(tx, tenant, &hash, &files).await,
         Effect::ActivateBundle { hash } => activate_bundle(tx, tenant, &hash).await,
+        Effect::TellOthers => Ok(()),
     }
 }
 
@@ -105,46 +131,38 @@ fn roles_text(agent: &Agent) -> String {
 
 /// Returns the sum of a row of `agent`.
 pub(crate) fn agent_sum(tenant: &str, agent: &Agent) -> Vec<u8> {
-    row_sum(
-        "agent",
-        &[
-            Column::Text(tenant),
-            Column::Blob(agent.id.0.as_bytes()),
-            Column::Text(agent.name.as_str()),
-            Column::Text(&agent.purpose),
-            Column::Text(&agent.owner),
-            Column::Text(agent.environment.as_str()),
-            Column::Text(&roles_text(agent)),
-            Column::Text(status_text(agent.status)),
-            Column::Int(agent.created.0),
-        ],
-    )
+    row_sum("agent", &agent_columns(tenant, agent, &roles_text(agent)))
+}
+
+fn agent_columns<'a>(tenant: &'a str, agent: &'a Agent, roles: &'a str) -> [Column<'a>; 9] {
+    [
+        Column::Text(tenant),
+        Column::Blob(agent.id.0.as_bytes()),
+        Column::Text(agent.name.as_str()),
+        Column::Text(&agent.purpose),
+        Column::Text(&agent.owner),
+        Column::Text(agent.environment.as_str()),
+        Column::Text(roles),
+        Column::Text(status_text(agent.status)),
+        Column::Int(agent.created.0),
+    ]
 }
 
 async fn put_agent(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     tenant: &str,
     agent: &Agent,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    let roles = roles_text(agent);
+    tx.execute(
         "INSERT INTO agent
          (tenant, agent, name, purpose, owner, environment, roles, status, created_ms, sum)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (tenant, agent) DO UPDATE SET purpose = excluded.purpose,
          owner = excluded.owner, environment = excluded.environment, roles = excluded.roles,
          status = excluded.status, sum = excluded.sum",
+        &with_sum(&agent_columns(tenant, agent, &roles), &agent_sum(tenant, agent)),
     )
-    .bind(tenant)
-    .bind(agent.id.0.as_bytes().to_vec())
-    .bind(agent.name.as_str())
-    .bind(&agent.purpose)
-    .bind(&agent.owner)
-    .bind(agent.environment.as_str())
-    .bind(roles_text(agent))
-    .bind(status_text(agent.status))
-    .bind(agent.created.0)
-    .bind(agent_sum(tenant, agent))
-    .execute(tx)
     .await?;
     Ok(())
 }
@@ -152,34 +170,28 @@ async fn put_agent(
 impl ApiKey {
     /// Returns the sum of the key's row.
     pub(crate) fn sum(&self, tenant: &str) -> Vec<u8> {
-        row_sum(
-            "api_key",
-            &[
-                Column::Text(tenant),
-                Column::Text(&self.id),
-                Column::Blob(self.agent.0.as_bytes()),
-                Column::Blob(&self.hash),
-                Column::Int(self.created_ms),
-                Column::Int(self.expires_ms),
-            ],
-        )
+        row_sum("api_key", &self.columns(tenant))
     }
 
-    async fn put(&self, tx: &mut SqliteConnection, tenant: &str) -> Result<(), sqlx::Error> {
-        sqlx::query(
+    fn columns<'a>(&'a self, tenant: &'a str) -> [Column<'a>; 6] {
+        [
+            Column::Text(tenant),
+            Column::Text(&self.id),
+            Column::Blob(self.agent.0.as_bytes()),
+            Column::Blob(&self.hash),
+            Column::Int(self.created_ms),
+            Column::Int(self.expires_ms),
+        ]
+    }
+
+    async fn put(&self, tx: &mut Conn, tenant: &str) -> Result<(), sqlx::Error> {
+        tx.execute(
             "INSERT INTO api_key (tenant, key_id, agent, hash, created_ms, expires_ms, sum)
              VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (tenant, key_id) DO UPDATE SET expires_ms = excluded.expires_ms,
              sum = excluded.sum",
+            &with_sum(&self.columns(tenant), &self.sum(tenant)),
         )
-        .bind(tenant)
-        .bind(&self.id)
-        .bind(self.agent.0.as_bytes().to_vec())
-        .bind(&self.hash)
-        .bind(self.created_ms)
-        .bind(self.expires_ms)
-        .bind(self.sum(tenant))
-        .execute(tx)
         .await?;
         Ok(())
     }
@@ -187,27 +199,31 @@ impl ApiKey {
 
 /// Returns the sum of a row of `bundle`.
 pub(crate) fn bundle_sum(tenant: &str, hash: &str, path: &str, content: &[u8]) -> Vec<u8> {
-    let (tenant, hash, path) = (Column::Text(tenant), Column::Text(hash), Column::Text(path));
-    row_sum("bundle", &[tenant, hash, path, Column::Blob(content)])
+    row_sum("bundle", &bundle_columns(tenant, hash, path, content))
+}
+
+fn bundle_columns<'a>(
+    tenant: &'a str,
+    hash: &'a str,
+    path: &'a str,
+    content: &'a [u8],
+) -> [Column<'a>; 4] {
+    [Column::Text(tenant), Column::Text(hash), Column::Text(path), Column::Blob(content)]
 }
 
 async fn put_bundle(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     tenant: &str,
     hash: &str,
     files: &BTreeMap<String, Vec<u8>>,
 ) -> Result<(), sqlx::Error> {
     for (path, content) in files {
-        sqlx::query(
+        let columns = bundle_columns(tenant, hash, path, content);
+        tx.execute(
             "INSERT INTO bundle (tenant, hash, path, content, sum) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT DO NOTHING",
+            &with_sum(&columns, &row_sum("bundle", &columns)),
         )
-        .bind(tenant)
-        .bind(hash)
-        .bind(path)
-        .bind(content)
-        .bind(bundle_sum(tenant, hash, path, content))
-        .execute(&mut *tx)
         .await?;
     }
     Ok(())
@@ -219,18 +235,16 @@ pub(crate) fn active_bundle_sum(tenant: &str, hash: &str) -> Vec<u8> {
 }
 
 async fn activate_bundle(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     tenant: &str,
     hash: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    let columns = [Column::Text(tenant), Column::Text(hash)];
+    tx.execute(
         "INSERT INTO active_bundle (tenant, hash, sum) VALUES ($1, $2, $3)
          ON CONFLICT (tenant) DO UPDATE SET hash = excluded.hash, sum = excluded.sum",
+        &with_sum(&columns, &active_bundle_sum(tenant, hash)),
     )
-    .bind(tenant)
-    .bind(hash)
-    .bind(active_bundle_sum(tenant, hash))
-    .execute(tx)
     .await?;
     Ok(())
 }

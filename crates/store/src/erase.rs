@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use countersign_model::{Draft, Kind, RecordId};
 use serde_json::{Value, json};
-use sqlx::{Row as _, SqlitePool};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::effect::Purge;
+use crate::db::{Column, Pool};
+use crate::effect::{Effect, Purge};
 use crate::keystore::{SHARD_SLOTS, day_of};
 use crate::subject::{blocking, names};
 use crate::writer::Message;
+use crate::store::Inner;
 use crate::{Appended, Reader, Store, StoreError};
 
 /// Longest ticket id, in bytes: it is public.
@@ -59,7 +60,7 @@ impl Erased {
             "records": records,
             "sections": sections,
             "record_id": record.record_id,
-            "index": record.index.0,
+            "index": record.index.map(|index| index.0),
         })
     }
 }
@@ -144,7 +145,7 @@ impl Store {
         let _alone = inner.erasing.lock().await;
         let tenant = inner.config.tenant.as_str();
         let subject = self.pseudonym(person)?;
-        if holds(&inner.read).await?.contains_key(&subject) {
+        if holds(&inner.read, tenant).await?.contains_key(&subject) {
             return Err(StoreError::Held(person.to_owned()));
         }
         let names = names(&inner.read, tenant, &subject).await?;
@@ -153,7 +154,7 @@ impl Store {
         slots.extend(in_use.filter(|slot| inner.keys.has_shard(slot / SHARD_SLOTS)));
         slots.sort_unstable();
         slots.dedup();
-        let before = erasures(&inner.read).await?;
+        let before = erasures(&inner.read, tenant).await?;
         if slots.is_empty() && before.iter().all(|leaf| text(leaf, "subject") != subject) {
             return Err(StoreError::UnknownSubject(person.to_owned()));
         }
@@ -168,7 +169,7 @@ impl Store {
             .with("sections", found.sections());
         let request =
             Request::of(&Value::Object(draft.public.clone()), &draft.record_id.to_string());
-        self.append(draft).await?;
+        self.append_with(draft, vec![Effect::TellOthers]).await?;
         self.carry_out(request).await
     }
 
@@ -177,6 +178,10 @@ impl Store {
         let Request { record, subject, ticket, slots, records, sections } = request;
         let inner = &*self.inner;
         inner.subjects.retire(&subject, &slots);
+        if inner.servers.is_some() {
+            // Other gateways hear of it, and what they have sealed is durable by then or refused.
+            sleep(inner.config.commit_deadline * 2).await;
+        }
         self.wait_idle(&subject).await?;
         let (keys, doomed) = (Arc::clone(&inner.keys), slots.clone());
         blocking(move || keys.destroy_subjects(&doomed)).await?;
@@ -204,7 +209,8 @@ impl Store {
     /// Carries on the erasures that were requested and are not done.
     pub(crate) async fn carry_on_erasures(&self) -> Result<(), StoreError> {
         let _alone = self.inner.erasing.lock().await;
-        let pending = pending(&erasures(&self.inner.read).await?);
+        let tenant = self.inner.config.tenant.as_str();
+        let pending = pending(&erasures(&self.inner.read, tenant).await?);
         // First of all none of these keys is used again, whatever fails afterwards.
         for request in pending.values() {
             self.inner.subjects.retire(&request.subject, &request.slots);
@@ -212,6 +218,19 @@ impl Store {
         for request in pending.into_values() {
             let Erased { subject, ticket, .. } = self.carry_out(request).await?;
             tracing::warn!(subject, ticket, "an erasure was carried on after the last stop");
+        }
+        Ok(())
+    }
+
+    /// Takes the keys out of use that another gateway's erasure destroys.
+    pub(crate) async fn heed_erasures(&self) -> Result<(), StoreError> {
+        let Inner { read, config, subjects, keys, .. } = &*self.inner;
+        for leaf in erasures(read, config.tenant.as_str()).await? {
+            let Request { subject, slots, .. } = Request::of(&leaf, text(&leaf, "record_id"));
+            if text(&leaf, "phase") == "requested" {
+                subjects.retire(&subject, &slots);
+                keys.forget_subjects(&slots);
+            }
         }
         Ok(())
     }
@@ -232,6 +251,12 @@ impl Store {
     async fn purge(&self, name: String, all: &mut Found) -> Result<(), StoreError> {
         let mut found = Found::default();
         self.find(&name, &mut found).await?;
+        if self.inner.servers.is_some() {
+            all.records.extend(found.records);
+            all.sealed.extend(found.sealed);
+            all.replay.extend(found.replay);
+            return self.ask(Purge::Name { name }).await;
+        }
         for rows in found.sealed.chunks(PURGE_ROWS) {
             self.ask(Purge::Sealed { name: name.clone(), rows: rows.to_vec() }).await?;
         }
@@ -272,6 +297,9 @@ impl Store {
         const REPLAY: &str = "SELECT rowid, record FROM replay
               WHERE subject = $1 AND rowid > $2 AND rowid <= $3";
         let db = &self.inner.read;
+        if self.inner.servers.is_some() {
+            return find_named(db, self.inner.config.tenant.as_str(), name, found).await;
+        }
         let sealed = "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0) FROM sealed";
         let replay = "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0) FROM replay";
         for (record, rowid) in scan(db, sealed, SEALED, name).await? {
@@ -297,10 +325,11 @@ impl Store {
     ) -> Result<Appended, StoreError> {
         let _alone = self.inner.erasing.lock().await;
         let (subject, db) = (self.pseudonym(person)?, &self.inner.read);
-        if holds(db).await?.contains_key(&subject) {
+        let tenant = self.inner.config.tenant.as_str();
+        if holds(db, tenant).await?.contains_key(&subject) {
             return Err(StoreError::Hold("the person is under a legal hold already"));
         }
-        if pending(&erasures(db).await?).contains_key(&subject) {
+        if pending(&erasures(db, tenant).await?).contains_key(&subject) {
             return Err(StoreError::Hold("an erasure of the person is under way"));
         }
         self.append(self.hold("set", person, Some(reason), actor)).await
@@ -317,7 +346,8 @@ impl Store {
         actor: &str,
     ) -> Result<Appended, StoreError> {
         let _alone = self.inner.erasing.lock().await;
-        if !holds(&self.inner.read).await?.contains_key(&self.pseudonym(person)?) {
+        let tenant = self.inner.config.tenant.as_str();
+        if !holds(&self.inner.read, tenant).await?.contains_key(&self.pseudonym(person)?) {
             return Err(StoreError::Hold("the person is under no legal hold"));
         }
         self.append(self.hold("lift", person, reason, actor)).await
@@ -341,7 +371,7 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Corrupt`].
     pub async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
-        let mut holds: Vec<Hold> = holds(&self.db).await?.into_values().collect();
+        let mut holds: Vec<Hold> = holds(&self.db, self.tenant.as_str()).await?.into_values().collect();
         holds.sort_by_key(|hold| (hold.since_ms, hold.record_id));
         Ok(holds)
     }
@@ -349,7 +379,7 @@ impl Reader {
     /// Says when and why the private fields of a leaf were erased, if they were.
     pub(crate) async fn erased(&self, leaf: &Value) -> Result<Option<String>, StoreError> {
         let subject = text(leaf, "principal");
-        let erasures = erasures(&self.db).await?;
+        let erasures = erasures(&self.db, self.tenant.as_str()).await?;
         Ok(covering(&erasures, subject, time(leaf)).map(|erasure| {
             let ticket = text(erasure, "ticket");
             match text(erasure, "phase") {
@@ -410,10 +440,18 @@ pub(crate) fn covering<'a>(
 }
 
 /// Returns the leaves of erasures, oldest first.
-pub(crate) async fn erasures(db: &SqlitePool) -> Result<Vec<Value>, StoreError> {
-    let bodies =
-        sqlx::query_scalar("SELECT body FROM intake WHERE kind = 'erasure' ORDER BY rowid");
-    parse(&bodies.fetch_all(db).await?)
+pub(crate) async fn erasures(db: &Pool, tenant: &str) -> Result<Vec<Value>, StoreError> {
+    let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'erasure'";
+    leaves(db, sql, tenant).await
+}
+
+/// Reads leaves, oldest first.
+async fn leaves(db: &Pool, sql: &'static str, tenant: &str) -> Result<Vec<Value>, StoreError> {
+    let rows = db.fetch_all(sql, &[Column::Text(tenant)]).await?;
+    let bodies: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+    let mut leaves = parse(&bodies)?;
+    leaves.sort_by_key(time);
+    Ok(leaves)
 }
 
 /// Reads the bytes of leaves.
@@ -423,11 +461,10 @@ pub(crate) fn parse(bodies: &[Vec<u8>]) -> Result<Vec<Value>, StoreError> {
 }
 
 /// Returns the holds in force by subject.
-async fn holds(db: &SqlitePool) -> Result<BTreeMap<String, Hold>, StoreError> {
-    let bodies =
-        sqlx::query_scalar("SELECT body FROM intake WHERE kind = 'legal_hold' ORDER BY rowid");
+async fn holds(db: &Pool, tenant: &str) -> Result<BTreeMap<String, Hold>, StoreError> {
+    let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'legal_hold'";
     let mut holds = BTreeMap::new();
-    for leaf in parse(&bodies.fetch_all(db).await?)? {
+    for leaf in leaves(db, sql, tenant).await? {
         let subject = text(&leaf, "principal").to_owned();
         if text(&leaf, "action") == "set" {
             let record_id = text(&leaf, "record_id").parse();
@@ -441,20 +478,41 @@ async fn holds(db: &SqlitePool) -> Result<BTreeMap<String, Hold>, StoreError> {
     Ok(holds)
 }
 
+/// Looks for the rows under a name in PostgreSQL, whose readers keep nobody from writing; rows have no
+/// ids there, so they are only counted.
+async fn find_named(
+    db: &Pool,
+    tenant: &str,
+    name: &str,
+    found: &mut Found,
+) -> Result<(), StoreError> {
+    let args = [tenant, name].map(Column::Text);
+    let sealed = "SELECT record FROM sealed WHERE tenant = $1 AND subject = $2";
+    for (n, row) in (0..).zip(db.fetch_all(sealed, &args).await?) {
+        found.records.insert(row.get(0)?);
+        found.sealed.push(n);
+    }
+    let replay = "SELECT record FROM replay WHERE tenant = $1 AND subject = $2";
+    let results = db.fetch_all(replay, &args).await?;
+    found.replay.extend((0..).zip(results).map(|(n, _)| n));
+    Ok(())
+}
+
 /// Returns records and row ids under a name, window by window.
 async fn scan(
-    db: &SqlitePool,
+    db: &Pool,
     bounds: &'static str,
     rows: &'static str,
     name: &str,
 ) -> Result<Vec<(Vec<u8>, i64)>, StoreError> {
-    let (first, last): (i64, i64) = sqlx::query_as(bounds).fetch_one(db).await?;
+    let ends = db.fetch_one(bounds, &[]).await?;
+    let (first, last): (i64, i64) = (ends.get(0)?, ends.get(1)?);
     let (mut found, mut from) = (Vec::new(), first - 1);
     while from < last {
         let until = from.saturating_add(SCAN_ROWS);
-        let query = sqlx::query(rows).bind(name).bind(from).bind(until);
-        for row in query.fetch_all(db).await? {
-            found.push((row.try_get(1)?, row.try_get(0)?));
+        let args = [Column::Text(name), Column::Int(from), Column::Int(until)];
+        for row in db.fetch_all(rows, &args).await? {
+            found.push((row.get(1)?, row.get(0)?));
         }
         from = until;
     }

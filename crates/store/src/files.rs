@@ -44,6 +44,20 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> Result<
     write_staged(path, &path.with_file_name(format!(".{name}.new")), bytes, access)
 }
 
+/// Makes `path` with `bytes` unless it is there: of several processes that try, one does.
+pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    write_file(&beside, bytes, Access::Private)?;
+    let linked = fs::hard_link(&beside, path);
+    fs::remove_file(&beside).at(&beside)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).at(path),
+        Ok(()) | Err(_) => {}
+    }
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
 /// Replaces `path` by `bytes`, written to `beside` first, which is in the same file system.
 pub(crate) fn write_staged(
     path: &Path,
@@ -51,6 +65,12 @@ pub(crate) fn write_staged(
     bytes: &[u8],
     access: Access,
 ) -> Result<(), StoreError> {
+    write_file(beside, bytes, access)?;
+    fs::rename(beside, path).at(path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn write_file(path: &Path, bytes: &[u8], access: Access) -> Result<(), StoreError> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
@@ -61,10 +81,8 @@ pub(crate) fn write_staged(
             Access::Shared => 0o644,
         },
     );
-    let mut file = options.open(beside).at(beside)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).at(beside)?;
-    fs::rename(beside, path).at(path)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+    let mut file = options.open(path).at(path)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).at(path)
 }
 
 /// Makes renames and new files in a folder durable.

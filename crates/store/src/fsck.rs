@@ -105,10 +105,10 @@ pub async fn check(
 ) -> Result<Report, Problem> {
     let keys_folder = keys.map_or_else(|| folder.join("keys"), Path::to_owned);
     let keys = Keystore::open(&keys_folder).ok();
-    let path = folder.join(db::FILE);
-    let broken = |error: &dyn ToString| Problem::file(db::FILE, error.to_string());
+    let path = folder.join(db::sqlite::FILE);
+    let broken = |error: &dyn ToString| Problem::file(db::sqlite::FILE, error.to_string());
     let published = check_published(folder, keys.as_ref())?;
-    let pool = db::open_readers(&path).await.map_err(|error| broken(&error))?;
+    let pool = db::sqlite::open_readers(&path).await.map_err(|error| broken(&error))?;
     let mut conn = pool.acquire().await.map_err(|error| broken(&error))?;
     let mut tx = conn.begin().await.map_err(|error| broken(&error))?;
     let tenant: String = sqlx::query_scalar("SELECT tenant FROM coord")
@@ -251,10 +251,10 @@ impl Check<'_> {
         let lines: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check(1)")
             .fetch_all(&mut *self.conn)
             .await
-            .map_err(Problem::query(db::FILE))?;
+            .map_err(Problem::query(db::sqlite::FILE))?;
         match lines.first().map(String::as_str) {
             Some("ok") => Ok(()),
-            other => Err(Problem::file(db::FILE, other.unwrap_or("the check says nothing"))),
+            other => Err(Problem::file(db::sqlite::FILE, other.unwrap_or("the check says nothing"))),
         }
     }
 }

@@ -61,9 +61,9 @@ impl Receipt {
         self.place.record_id
     }
 
-    /// Returns the decision's position in the log.
+    /// Returns the decision's position in the log; `None` if a sequencer has yet to give it one.
     #[must_use]
-    pub fn index(&self) -> LeafIndex {
+    pub fn index(&self) -> Option<LeafIndex> {
         self.place.index
     }
 
@@ -80,8 +80,8 @@ impl Receipt {
 pub struct Appended {
     /// The record.
     pub record_id: RecordId,
-    /// Its position in the log.
-    pub index: LeafIndex,
+    /// Its position in the log; `None` if a sequencer has yet to give it one.
+    pub index: Option<LeafIndex>,
     /// The hash of its leaf.
     pub leaf_hash: Hash,
 }

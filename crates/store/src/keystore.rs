@@ -27,7 +27,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::StoreError;
-use crate::files::{Access, AtPath as _, make_folder, read_if_there, write_atomic};
+use crate::files::{Access, AtPath as _, make_folder, read_if_there, write_atomic, write_once};
 
 /// Keys in one shard file.
 pub(crate) const SHARD_SLOTS: u32 = 256;
@@ -203,7 +203,7 @@ impl Keystore {
         let path = self.period_path(period);
         if !path.exists() {
             let wrapped = self.wrap_fresh(&[PERIOD, period])?;
-            write_atomic(&path, &wrapped, Access::Private)?;
+            write_once(&path, &wrapped)?;
         }
         self.period(period)
     }
@@ -235,7 +235,7 @@ impl Keystore {
             for slot in shard * SHARD_SLOTS..(shard + 1) * SHARD_SLOTS {
                 bytes.extend_from_slice(&self.wrap_fresh(&[SUBJECT, &slot.to_string()])?);
             }
-            write_atomic(&path, &bytes, Access::Private)?;
+            write_once(&path, &bytes)?;
         }
         self.shard(shard).map(|_| ())
     }
@@ -248,6 +248,14 @@ impl Keystore {
         }
         let _making = lock(&self.making);
         shards.iter().try_for_each(|(shard, places)| self.destroy_places(*shard, places))
+    }
+
+    /// Forgets keys that another process destroys; the next use reads the file again.
+    pub(crate) fn forget_subjects(&self, slots: &[u32]) {
+        let mut shards = lock(&self.shards);
+        for slot in slots {
+            shards.remove(&(slot / SHARD_SLOTS));
+        }
     }
 
     fn destroy_places(&self, shard: u32, places: &[u32]) -> Result<(), StoreError> {

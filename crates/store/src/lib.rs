@@ -1,13 +1,16 @@
 //! The store: the only SQL of Countersign.
 //!
-//! One SQLite database holds the ledger of one tenant. One task with one connection writes it: it
-//! collects what arrived while the previous commit ran, gives each record its place in its stream and
-//! in the Merkle tree, and commits all of it with the claims that belong to it. A [`Receipt`] says that
-//! an allow-decision is durable. Whatever fails, the caller is told that it must refuse.
+//! One task with one connection writes: it collects what arrived while the previous commit ran, gives each
+//! record its place in the gateway's stream, and commits all of it with the claims that belong to it. A
+//! [`Receipt`] says that an allow-decision is durable. Whatever fails, the caller is told that it must
+//! refuse.
+//!
+//! With SQLite there is one gateway, and its writer orders the log too. With PostgreSQL several gateways
+//! write streams of their own, and one of them, the leader, gives all records their places in the log.
 //!
 //! Private fields are sealed under keys that live in a [`Keystore`] apart from the database.
 //!
-//! Out of scope: the formats themselves (crate `ledger`), deciding, PostgreSQL, witnesses.
+//! Out of scope: the formats themselves (crate `ledger`), deciding, witnesses.
 
 #![warn(missing_docs)]
 
@@ -34,15 +37,17 @@ mod reader;
 mod registry;
 mod replay;
 mod rows;
+mod sequencer;
 mod settled;
 mod signer;
 mod start;
 mod store;
+mod stream;
 mod subject;
 mod writer;
 
 pub use clock::{Clock, IdSource};
-pub use config::StoreConfig;
+pub use config::{Database, StoreConfig};
 pub use erase::{Erased, Hold, TICKET_BYTES_MAX};
 pub use error::StoreError;
 pub use index::{Page, Query};

@@ -9,6 +9,13 @@ pub const QUEUE_RECORDS_MAX: usize = 4_096;
 /// Default time that a caller waits for its commit, in milliseconds.
 pub const COMMIT_DEADLINE_MS: u64 = 2_000;
 
+/// How long PostgreSQL may take for one batch before its connection is given up, in milliseconds:
+/// longer than callers wait, shorter than they would be without a ledger after a failover.
+pub const COMMIT_GIVEN_UP_MS: u64 = 10_000;
+
+/// How often an idle gateway tells others that it is alive, in milliseconds.
+pub const STREAM_BEAT_MS: u64 = 1_000;
+
 /// Bytes of a leaf that the ledger itself adds in the writer: `gw` and `time`.
 pub const LEAF_PLACE_BYTES_MAX: usize = 400;
 
@@ -43,3 +50,9 @@ pub const CREDENTIAL_BYTES_MAX: usize = 256;
 
 /// Most records that one query returns.
 pub const QUERY_RECORDS_MAX: u32 = 1_000;
+
+/// Records of one stream that one transaction of the sequencer orders.
+pub const SEQUENCED_RECORDS_MAX: i64 = 4_096;
+
+/// How often the sequencer renews its lease when nothing is to be ordered, in milliseconds.
+pub const LEASE_RENEWED_MS: u64 = 1_000;

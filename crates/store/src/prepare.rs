@@ -14,12 +14,11 @@ use countersign_ledger::{Hash, jcs};
 use countersign_model::{Draft, Kind, Private, RecordId};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use sqlx::SqliteConnection;
 
 use crate::StoreError;
 use crate::batch::record_bytes;
 use crate::clock::Hlc;
-use crate::db::{Column, row_sum};
+use crate::db::{Column, Conn, row_sum, with_sum};
 use crate::keystore::{Keystore, Random};
 use crate::limits::{DISCLOSED_VALUE_BYTES_MAX, LEAF_PLACE_BYTES_MAX};
 use crate::subject::Subject;
@@ -376,62 +375,37 @@ impl SealedRow {
 
     /// Returns the sum of this row in `sealed`.
     pub(crate) fn sum(&self, tenant: &str, record: &[u8]) -> Vec<u8> {
-        row_sum(
-            "sealed",
-            &[
-                Column::Text(tenant),
-                Column::Blob(record),
-                Column::Text(&self.section),
-                Column::Text(&self.subject),
-                Column::Text(&self.period),
-                Column::Blob(&self.sealed.nonce),
-                Column::Blob(&self.sealed.ciphertext),
-                Column::Blob(&self.sealed.wrapped_dek),
-            ],
-        )
+        row_sum("sealed", &self.columns(tenant, record))
     }
 
-    /// Returns the sum of this row in `replay`.
-    pub(crate) fn replay_sum(&self, tenant: &str, record: &[u8], expires_ms: i64) -> Vec<u8> {
-        row_sum(
-            "replay",
-            &[
-                Column::Text(tenant),
-                Column::Blob(record),
-                Column::Int(expires_ms),
-                Column::Text(&self.subject),
-                Column::Text(&self.period),
-                Column::Blob(&self.sealed.nonce),
-                Column::Blob(&self.sealed.ciphertext),
-                Column::Blob(&self.sealed.wrapped_dek),
-            ],
-        )
+    fn columns<'a>(&'a self, tenant: &'a str, record: &'a [u8]) -> [Column<'a>; 8] {
+        [
+            Column::Text(tenant),
+            Column::Blob(record),
+            Column::Text(&self.section),
+            Column::Text(&self.subject),
+            Column::Text(&self.period),
+            Column::Blob(&self.sealed.nonce),
+            Column::Blob(&self.sealed.ciphertext),
+            Column::Blob(&self.sealed.wrapped_dek),
+        ]
     }
 
     /// Writes the row by itself.
     pub(crate) async fn insert(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Conn,
         tenant: &str,
         record: RecordId,
     ) -> Result<(), sqlx::Error> {
         let record = record_bytes(record);
-        let sum = self.sum(tenant, &record);
-        sqlx::query(
+        let columns = self.columns(tenant, &record);
+        tx.execute(
             "INSERT INTO sealed
              (tenant, record, section, subject, period, nonce, ciphertext, dek, sum)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &with_sum(&columns, &row_sum("sealed", &columns)),
         )
-        .bind(tenant)
-        .bind(record)
-        .bind(&self.section)
-        .bind(&self.subject)
-        .bind(&self.period)
-        .bind(self.sealed.nonce.as_slice())
-        .bind(&self.sealed.ciphertext)
-        .bind(self.sealed.wrapped_dek.as_slice())
-        .bind(sum)
-        .execute(tx)
         .await?;
         Ok(())
     }
@@ -439,31 +413,31 @@ impl SealedRow {
     /// Keeps the row for replay of a call.
     pub(crate) async fn insert_replay(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Conn,
         tenant: &str,
         call: RecordId,
         expires_ms: i64,
     ) -> Result<(), sqlx::Error> {
         let record = record_bytes(call);
-        let sum = self.replay_sum(tenant, &record, expires_ms);
-        sqlx::query(
+        let columns = [
+            Column::Text(tenant),
+            Column::Blob(&record),
+            Column::Int(expires_ms),
+            Column::Text(&self.subject),
+            Column::Text(&self.period),
+            Column::Blob(&self.sealed.nonce),
+            Column::Blob(&self.sealed.ciphertext),
+            Column::Blob(&self.sealed.wrapped_dek),
+        ];
+        tx.execute(
             "INSERT INTO replay
              (tenant, record, expires_ms, subject, period, nonce, ciphertext, dek, sum)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (tenant, record) DO UPDATE SET expires_ms = excluded.expires_ms,
              subject = excluded.subject, period = excluded.period, nonce = excluded.nonce,
              ciphertext = excluded.ciphertext, dek = excluded.dek, sum = excluded.sum",
+            &with_sum(&columns, &row_sum("replay", &columns)),
         )
-        .bind(tenant)
-        .bind(record)
-        .bind(expires_ms)
-        .bind(&self.subject)
-        .bind(&self.period)
-        .bind(self.sealed.nonce.as_slice())
-        .bind(&self.sealed.ciphertext)
-        .bind(self.sealed.wrapped_dek.as_slice())
-        .bind(sum)
-        .execute(tx)
         .await?;
         Ok(())
     }

@@ -14,15 +14,14 @@ use countersign_ledger::{
     Checkpoint, Frontier, Hash, HashReader, SigningKey, TilePath, TreeSize, node_hash,
 };
 use countersign_model::{Draft, Kind};
-use sqlx::{Row as _, SqliteConnection};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::StoreConfig;
-use crate::db::int;
+use crate::db::{Column, Pool, int, unsigned};
 use crate::files::{Access, make_folder, read_if_there, write_atomic, write_staged};
-use crate::head::load_frontier;
 use crate::keystore::Keystore;
+use crate::sequencer::Sequencer;
 use crate::signer::Signer;
 use crate::subject::blocking;
 use crate::writer::Message;
@@ -33,6 +32,9 @@ pub(crate) const FOLDER: &str = "log";
 
 /// The latest checkpoint's name in the published log.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// How often the log is ordered for each publication, if several gateways write it.
+const ORDERED_PER_PUBLISHED: u32 = 5;
 
 /// Most leaves whose tiles are made at once: a whole number of level 1 tiles.
 const GROWTH_LEAVES_MAX: u64 = 65_536;
@@ -84,20 +86,23 @@ pub(crate) struct Publisher {
     tiled: u64,
     /// Leaves under the published checkpoint.
     published: u64,
+    /// Orders the log, if its writers do not.
+    pub(crate) sequencer: Option<Sequencer>,
 }
 
 impl Publisher {
     /// Compares what was signed and published with the database.
     pub(crate) async fn open(
-        conn: &mut SqliteConnection,
+        db: &Pool,
         folder: &Path,
         config: &StoreConfig,
         keys: &Arc<Keystore>,
+        sequencer: Option<Sequencer>,
     ) -> Result<Self, StoreError> {
         let folder = folder.join(FOLDER);
         let key = keys.log_key(&config.origin)?;
         let tenant = config.tenant.as_str().to_owned();
-        let frontier = load_frontier(conn, &tenant).await?;
+        let frontier = load_frontier(db, &tenant).await?;
         let size = frontier.size().0;
         let published = read_published(&folder, &key)?;
         let signer = Signer::open(keys.signer_memory(), key)?;
@@ -111,9 +116,14 @@ impl Publisher {
             }
         }
         let published_size = published.as_ref().map_or(0, |point| point.size.0);
-        // Tiles are written before the signature, so all of those under it are there.
-        let tiled = signed.max(published_size);
-        let growth = read_growth(conn, &folder, &tenant, tiled, size).await?;
+        let (tiled, sized) = (published_size, published_size);
+        let mut publisher = Self { folder, tenant, signer, tiled, published: sized, sequencer };
+        if published_size == 0 {
+            // Nothing is there that would be overwritten, and it may be much.
+            publisher.write_tiles(db, size).await?;
+        }
+        let Self { folder, tenant, signer, tiled, .. } = &publisher;
+        let growth = read_growth(db, folder, tenant, *tiled, size).await?;
         let roots = published.map(|point| ("the published checkpoint", point.size.0, point.root));
         let own = ("the published log", size, frontier.root());
         for (what, size, root) in signer.claim().into_iter().chain(roots).chain([own]) {
@@ -121,7 +131,7 @@ impl Publisher {
                 return Err(StoreError::Forked { what, size });
             }
         }
-        Ok(Self { folder, tenant, signer, tiled, published: published_size })
+        Ok(publisher)
     }
 }
 
@@ -136,48 +146,39 @@ fn read_published(folder: &Path, key: &SigningKey) -> Result<Option<Checkpoint>,
 
 /// Reads the leaf hashes that a log whose tiles end at `tiled` needs to grow to `size`.
 async fn read_growth(
-    conn: &mut SqliteConnection,
+    db: &Pool,
     folder: &Path,
     tenant: &str,
     tiled: u64,
     size: u64,
 ) -> Result<Growth, StoreError> {
     let from = tiled / 256 * 256;
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar(
-        "SELECT leaf_hash FROM leaf WHERE tenant = $1 AND idx >= $2 AND idx < $3 ORDER BY idx",
-    )
-    .bind(tenant)
-    .bind(int(from))
-    .bind(int(size))
-    .fetch_all(conn)
-    .await?;
+    let sql =
+        "SELECT leaf_hash FROM leaf WHERE tenant = $1 AND idx >= $2 AND idx < $3 ORDER BY idx";
+    let args = [Column::Text(tenant), Column::Int(int(from)), Column::Int(int(size))];
+    let rows = db.fetch_all(sql, &args).await?;
+    let short = || StoreError::corrupt("leaf: a hash does not have 32 bytes");
     let leaves = rows
         .iter()
-        .map(|hash| Hash::from_slice(hash))
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| StoreError::corrupt("leaf: a hash does not have 32 bytes"))?;
+        .map(|row| Hash::from_slice(&row.get::<Vec<u8>>(0)?).ok_or_else(short))
+        .collect::<Result<Vec<_>, _>>()?;
     let published = TileHashReader::new(PublishedTiles(folder.to_owned()), TreeSize(tiled));
     Ok(Growth { published, from, leaves })
 }
 
 /// Reads the bodies of leaves `from..to`.
 async fn read_bodies(
-    conn: &mut SqliteConnection,
+    db: &Pool,
     tenant: &str,
     from: u64,
     to: u64,
 ) -> Result<Vec<Vec<u8>>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT i.body FROM leaf l JOIN intake i ON i.tenant = l.tenant
+    let sql = "SELECT i.body FROM leaf l JOIN intake i ON i.tenant = l.tenant
             AND i.replica = l.replica AND i.epoch = l.epoch AND i.seq = l.seq
-          WHERE l.tenant = $1 AND l.idx >= $2 AND l.idx < $3 ORDER BY l.idx",
-    )
-    .bind(tenant)
-    .bind(int(from))
-    .bind(int(to))
-    .fetch_all(conn)
-    .await?;
-    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+          WHERE l.tenant = $1 AND l.idx >= $2 AND l.idx < $3 ORDER BY l.idx";
+    let args = [Column::Text(tenant), Column::Int(int(from)), Column::Int(int(to))];
+    let rows = db.fetch_all(sql, &args).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?)
 }
 
 /// Writes the tiles and bundles of a growth.
@@ -224,16 +225,12 @@ fn drop_partials(folder: &Path, old: u64, new: u64) {
 
 impl Publisher {
     /// Writes tiles and bundles up to `size`.
-    async fn write_tiles(
-        &mut self,
-        conn: &mut SqliteConnection,
-        size: u64,
-    ) -> Result<(), StoreError> {
+    async fn write_tiles(&mut self, db: &Pool, size: u64) -> Result<(), StoreError> {
         while self.tiled < size {
             let old = self.tiled;
             let new = ((old / GROWTH_LEAVES_MAX + 1) * GROWTH_LEAVES_MAX).min(size);
-            let growth = read_growth(conn, &self.folder, &self.tenant, old, new).await?;
-            let bodies = read_bodies(conn, &self.tenant, growth.from, new).await?;
+            let growth = read_growth(db, &self.folder, &self.tenant, old, new).await?;
+            let bodies = read_bodies(db, &self.tenant, growth.from, new).await?;
             let folder = self.folder.clone();
             blocking(move || write_growth(&folder, &growth, &bodies, old, new)).await?;
             self.tiled = new;
@@ -242,8 +239,12 @@ impl Publisher {
     }
 
     /// Signs the tree of `frontier`, which must be what its tiles say and extend what was signed.
-    async fn sign(&mut self, frontier: &Frontier) -> Result<Vec<u8>, StoreError> {
+    async fn sign(&mut self, frontier: &Frontier) -> Result<String, StoreError> {
         let (size, root) = (frontier.size(), frontier.root());
+        let _alone = self.signer.remember()?;
+        if self.signer.size() > size.0 {
+            return Err(StoreError::unavailable("another process signed a later tree"));
+        }
         let old = TreeSize(self.signer.size());
         let tiles = PublishedTiles(self.folder.clone());
         let (found, proof) = blocking(move || {
@@ -258,7 +259,51 @@ impl Publisher {
             return Err(StoreError::Forked { what: "the published log", size: size.0 });
         }
         let note = self.signer.sign(size, root, &proof)?;
-        Ok(note.to_bytes())
+        String::from_utf8(note.to_bytes())
+            .map_err(|_| StoreError::corrupt("a signed note is not text"))
+    }
+
+    /// Publishes here what the process that orders the log has signed.
+    async fn follow(&mut self, db: &Pool) -> Result<u64, StoreError> {
+        let sql =
+            "SELECT size, note FROM checkpoint WHERE tenant = $1 ORDER BY size DESC LIMIT 1";
+        let Some(row) = db.fetch_optional(sql, &[Column::Text(&self.tenant)]).await? else {
+            return Ok(self.published);
+        };
+        let (size, note): (i64, String) = (row.get(0)?, row.get(1)?);
+        let size = unsigned(size, "checkpoint.size")?;
+        if size <= self.published {
+            return Ok(self.published);
+        }
+        let point = Checkpoint::open(note.as_bytes(), &[self.signer.verifier_key()])
+            .map_err(|error| StoreError::corrupt(format!("checkpoint {size}: {error}")))?;
+        self.write_tiles(db, size).await?;
+        let tiles = PublishedTiles(self.folder.clone());
+        let root = blocking(move || {
+            tree::root(&TileHashReader::new(tiles, TreeSize(size)), TreeSize(size))
+                .map_err(|error| StoreError::corrupt(error.to_string()))
+        });
+        if point.size.0 != size || point.root != root.await? {
+            return Err(StoreError::Forked { what: "a stored checkpoint", size });
+        }
+        self.put_checkpoint(size, note).await
+    }
+
+    /// Publishes a checkpoint; what it covers is there.
+    async fn put_checkpoint(&mut self, size: u64, note: String) -> Result<u64, StoreError> {
+        let (folder, old) = (self.folder.clone(), self.published);
+        blocking(move || {
+            let note = note.as_bytes();
+            make_folder(&folder.join("checkpoints"))?;
+            let kept = folder.join("checkpoints").join(size.to_string());
+            write_staged(&kept, &folder.join(".checkpoint.new"), note, Access::Shared)?;
+            write_atomic(&folder.join(CHECKPOINT), note, Access::Shared)?;
+            drop_partials(&folder, old, size);
+            Ok(())
+        })
+        .await?;
+        self.published = size;
+        Ok(size)
     }
 }
 
@@ -266,13 +311,22 @@ impl Store {
     /// Publishes again and again until the store is closed, and records heartbeats when nothing happens.
     pub async fn publisher(&self) {
         let config = &self.inner.config;
-        let mut ticks = tokio::time::interval(config.publish_every);
+        let shared = self.inner.servers.is_some();
+        let rounds = if shared { ORDERED_PER_PUBLISHED } else { 1 };
+        let mut ticks = tokio::time::interval(config.publish_every / rounds);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut size, mut since) = (0, Instant::now());
+        let (mut size, mut since, mut round) = (0, Instant::now(), 0);
         loop {
             ticks.tick().await;
             if self.is_closed() {
                 return;
+            }
+            round = (round + 1) % rounds;
+            if shared && let Err(error) = self.heed_others(round == 0).await {
+                tracing::error!(%error, "what other gateways did cannot be looked up");
+            }
+            if round != 0 {
+                continue;
             }
             match self.publish_now().await {
                 Ok(now) if now != size => (size, since) = (now, Instant::now()),
@@ -304,30 +358,36 @@ impl Store {
 
     async fn publish(&self) -> Result<u64, StoreError> {
         let mut publisher = self.inner.publishing.lock().await;
-        let mut conn = self.inner.read.acquire().await?;
-        let frontier = load_frontier_row(&mut conn, &publisher.tenant).await?;
+        let db = &self.inner.read;
+        let frontier = match &mut publisher.sequencer {
+            None => load_frontier(db, &publisher.tenant).await?,
+            Some(sequencer) => {
+                sequencer.run().await?;
+                match sequencer.durable() {
+                    Some(frontier) => frontier.clone(),
+                    None => return publisher.follow(db).await,
+                }
+            }
+        };
         let size = frontier.size().0;
         if size <= publisher.published {
             return Ok(publisher.published);
         }
-        publisher.write_tiles(&mut conn, size).await?;
-        drop(conn);
+        publisher.write_tiles(db, size).await?;
         let note = publisher.sign(&frontier).await?;
-        let text = String::from_utf8(note.clone())
-            .map_err(|_| StoreError::corrupt("a signed note is not text"))?;
-        self.store_checkpoint(size, text).await?;
-        let (folder, old) = (publisher.folder.clone(), publisher.published);
-        blocking(move || {
-            make_folder(&folder.join("checkpoints"))?;
-            let kept = folder.join("checkpoints").join(size.to_string());
-            write_staged(&kept, &folder.join(".checkpoint.new"), &note, Access::Shared)?;
-            write_atomic(&folder.join(CHECKPOINT), &note, Access::Shared)?;
-            drop_partials(&folder, old, size);
-            Ok(())
-        })
-        .await?;
-        publisher.published = size;
-        Ok(size)
+        match &mut publisher.sequencer {
+            Some(sequencer) => sequencer.store_checkpoint(size, &note).await?,
+            None => self.store_checkpoint(size, note.clone()).await?,
+        }
+        publisher.put_checkpoint(size, note).await
+    }
+
+    /// Orders what several gateways have written, without publishing it yet.
+    pub(crate) async fn order_now(&self) -> Result<(), StoreError> {
+        match &mut self.inner.publishing.lock().await.sequencer {
+            Some(sequencer) => sequencer.run().await,
+            None => Ok(()),
+        }
     }
 
     async fn store_checkpoint(&self, size: u64, note: String) -> Result<(), StoreError> {
@@ -347,14 +407,13 @@ impl Store {
 }
 
 /// Reads the frontier alone: leaves may be added at the same time.
-async fn load_frontier_row(
-    conn: &mut SqliteConnection,
+async fn load_frontier(
+    db: &Pool,
     tenant: &str,
 ) -> Result<Frontier, StoreError> {
-    let edge: Option<Vec<u8>> = sqlx::query_scalar("SELECT edge FROM frontier WHERE tenant = $1")
-        .bind(tenant)
-        .fetch_optional(conn)
-        .await?;
+    let sql = "SELECT edge FROM frontier WHERE tenant = $1";
+    let row = db.fetch_optional(sql, &[Column::Text(tenant)]).await?;
+    let edge: Option<Vec<u8>> = row.map(|row| row.get(0)).transpose()?;
     edge.map_or_else(|| Ok(Frontier::new()), |edge| Frontier::from_bytes(&edge))
         .map_err(|error| StoreError::corrupt(format!("frontier: {error}")))
 }

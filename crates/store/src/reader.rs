@@ -11,11 +11,11 @@ use countersign_ledger::tree::{self, TreeError};
 use countersign_ledger::{Checkpoint, Hash, LeafIndex, Note, TlogProof};
 use countersign_model::{Agent, RecordId, TenantId};
 use serde_json::Value;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqlitePool};
 
 use crate::batch::{record_bytes, record_from};
-use crate::db::{self, int, unsigned};
+use crate::config::{Database, StoreConfig};
+use crate::db::postgres::Servers;
+use crate::db::{Column, Pool, Row, int, sqlite, unsigned};
 use crate::index::{Index, Page, Query};
 use crate::keystore::Keystore;
 use crate::limits::QUERY_RECORDS_MAX;
@@ -42,7 +42,7 @@ pub struct Record {
 /// A view of a store that changes nothing but its search index.
 #[derive(Clone)]
 pub struct Reader {
-    pub(crate) db: SqlitePool,
+    pub(crate) db: Pool,
     pub(crate) tenant: TenantId,
     pub(crate) keys: Option<Arc<Keystore>>,
     folder: PathBuf,
@@ -63,16 +63,40 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Database`].
     pub async fn open(folder: &Path, keys: Option<&Path>) -> Result<Self, StoreError> {
-        let path = folder.join(db::FILE);
+        let path = folder.join(sqlite::FILE);
         if !path.exists() {
             return Err(StoreError::Missing(path));
         }
-        let db = db::open_readers(&path).await?;
-        let tenant: String = sqlx::query_scalar("SELECT tenant FROM coord").fetch_one(&db).await?;
+        let db = Pool::Sqlite(sqlite::open_readers(&path).await?);
+        let tenant = db.fetch_one("SELECT tenant FROM coord", &[]).await?.get(0)?;
+        Self::over(db, TenantId(tenant), folder, keys).await
+    }
+
+    /// Opens the store of a configuration for reading; with PostgreSQL the data folder has the search
+    /// index alone.
+    ///
+    /// # Errors
+    /// As [`Reader::open`]; [`StoreError::Setting`], [`StoreError::Invalid`].
+    pub async fn of(folder: &Path, config: &StoreConfig) -> Result<Self, StoreError> {
+        let Database::Postgres(urls) = &config.database else {
+            return Self::open(folder, config.keys.as_deref()).await;
+        };
+        let servers = Servers::parse(urls, config.tenant.as_str())?;
+        let db = servers.readers().await?;
+        servers.check_schema(&db).await?;
+        Self::over(db, config.tenant.clone(), folder, config.keys.as_deref()).await
+    }
+
+    async fn over(
+        db: Pool,
+        tenant: TenantId,
+        folder: &Path,
+        keys: Option<&Path>,
+    ) -> Result<Self, StoreError> {
         let keys = keys.map_or_else(|| folder.join("keys"), Path::to_owned);
         let keys = Keystore::open(&keys).ok().map(Arc::new);
         let index = Index::open(folder).await?;
-        Ok(Self { db, tenant: TenantId(tenant), keys, folder: folder.to_owned(), index })
+        Ok(Self { db, tenant, keys, folder: folder.to_owned(), index })
     }
 
     /// Returns the tenant whose store it is.
@@ -86,10 +110,9 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn size(&self) -> Result<u64, StoreError> {
-        let size: Option<i64> = sqlx::query_scalar("SELECT size FROM frontier WHERE tenant = $1")
-            .bind(self.tenant.as_str())
-            .fetch_optional(&self.db)
-            .await?;
+        let sql = "SELECT size FROM frontier WHERE tenant = $1";
+        let row = self.db.fetch_optional(sql, &[Column::Text(self.tenant.as_str())]).await?;
+        let size: Option<i64> = row.map(|row| row.get(0)).transpose()?;
         unsigned(size.unwrap_or(0), "frontier.size")
     }
 
@@ -98,17 +121,13 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Corrupt`].
     pub async fn range(&self, from: LeafIndex, limit: u32) -> Result<Vec<Record>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT l.idx, l.leaf_hash, i.record, i.body FROM leaf l
+        let sql = "SELECT l.idx, l.leaf_hash, i.record, i.body FROM leaf l
                JOIN intake i ON i.tenant = l.tenant AND i.replica = l.replica
                 AND i.epoch = l.epoch AND i.seq = l.seq
-              WHERE l.tenant = $1 AND l.idx >= $2 ORDER BY l.idx LIMIT $3",
-        )
-        .bind(self.tenant.as_str())
-        .bind(int(from.0))
-        .bind(i64::from(limit.min(QUERY_RECORDS_MAX)))
-        .fetch_all(&self.db)
-        .await?;
+              WHERE l.tenant = $1 AND l.idx >= $2 ORDER BY l.idx LIMIT $3";
+        let (tenant, from) = (Column::Text(self.tenant.as_str()), Column::Int(int(from.0)));
+        let limit = Column::Int(i64::from(limit.min(QUERY_RECORDS_MAX)));
+        let rows = self.db.fetch_all(sql, &[tenant, from, limit]).await?;
         rows.iter().map(read_record).collect()
     }
 
@@ -223,19 +242,14 @@ impl Reader {
         section: &str,
     ) -> Result<Option<Vec<Disclosure>>, StoreError> {
         let keys = self.keys()?;
-        let row = sqlx::query(
-            "SELECT d.section, d.subject, d.period, d.nonce, d.ciphertext, d.dek, s.slot
+        let sql = "SELECT d.section, d.subject, d.period, d.nonce, d.ciphertext, d.dek, s.slot
                FROM sealed d LEFT JOIN subject s ON s.tenant = d.tenant AND s.subject = d.subject
-              WHERE d.tenant = $1 AND d.record = $2 AND d.section = $3",
-        )
-        .bind(self.tenant.as_str())
-        .bind(record_bytes(record))
-        .bind(section)
-        .fetch_optional(&self.db)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
+              WHERE d.tenant = $1 AND d.record = $2 AND d.section = $3";
+        let (tenant, id) = (Column::Text(self.tenant.as_str()), record_bytes(record));
+        let args = [tenant, Column::Blob(&id), Column::Text(section)];
+        let Some(row) = self.db.fetch_optional(sql, &args).await? else { return Ok(None) };
         let sealed = read_sealed(&row)?;
-        let slot: Option<i64> = row.try_get(6)?;
+        let slot: Option<i64> = row.get(6)?;
         let Some(slot) = slot.and_then(|slot| u32::try_from(slot).ok()) else {
             return Ok(None);
         };
@@ -323,9 +337,9 @@ impl Reader {
     }
 }
 
-fn read_record(row: &SqliteRow) -> Result<Record, StoreError> {
-    let (index, hash): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
-    let (record, body): (Vec<u8>, Vec<u8>) = (row.try_get(2)?, row.try_get(3)?);
+fn read_record(row: &Row) -> Result<Record, StoreError> {
+    let (index, hash): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+    let (record, body): (Vec<u8>, Vec<u8>) = (row.get(2)?, row.get(3)?);
     let index = LeafIndex(unsigned(index, "leaf.idx")?);
     let damaged = || StoreError::corrupt(format!("leaf {index}"));
     Ok(Record {
@@ -338,10 +352,10 @@ fn read_record(row: &SqliteRow) -> Result<Record, StoreError> {
 }
 
 /// Reads section, subject, period, nonce, ciphertext and key of a row, in this order.
-pub(crate) fn read_sealed(row: &SqliteRow) -> Result<SealedRow, StoreError> {
-    let (nonce, dek): (Vec<u8>, Vec<u8>) = (row.try_get(3)?, row.try_get(5)?);
+pub(crate) fn read_sealed(row: &Row) -> Result<SealedRow, StoreError> {
+    let (nonce, dek): (Vec<u8>, Vec<u8>) = (row.get(3)?, row.get(5)?);
     let (section, subject, period): (String, String, String) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    SealedRow::read(section, subject, period, &nonce, row.try_get(4)?, &dek)
+        (row.get(0)?, row.get(1)?, row.get(2)?);
+    SealedRow::read(section, subject, period, &nonce, row.get(4)?, &dek)
         .ok_or_else(|| StoreError::corrupt("sealed: a nonce or wrapped key has a wrong length"))
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use countersign_model::{
     Agent, AgentId, AgentStatus, Draft, Kind, NewAgent, ReasonCode, TimestampMs,
 };
-use sqlx::{Row as _, SqlitePool};
 
+use crate::db::{Column, Pool};
 use crate::effect::{ApiKey, Effect, NEVER, agent_sum};
 use crate::keystore::random;
 use crate::limits::CREDENTIAL_BYTES_MAX;
@@ -54,6 +54,33 @@ struct Snapshot {
     keys: HashMap<String, ApiKey>,
 }
 
+impl Snapshot {
+    async fn load(db: &Pool, tenant: &str) -> Result<Self, StoreError> {
+        let mut snapshot = Snapshot::default();
+        for agent in load_agents(db, tenant).await? {
+            snapshot.agents.insert(agent.id, Arc::new(agent));
+        }
+        let sql = "SELECT key_id, agent, hash, created_ms, expires_ms, sum FROM api_key
+              WHERE tenant = $1";
+        let rows = db.fetch_all(sql, &[Column::Text(tenant)]).await?;
+        for row in rows {
+            let (agent, sum): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(5)?);
+            let key = ApiKey {
+                id: row.get(0)?,
+                agent: agent_id(&agent)?,
+                hash: row.get(2)?,
+                created_ms: row.get(3)?,
+                expires_ms: row.get(4)?,
+            };
+            if key.sum(tenant) != sum {
+                return Err(StoreError::corrupt(format!("api_key `{}`", key.id)));
+            }
+            snapshot.keys.insert(key.id.clone(), key);
+        }
+        Ok(snapshot)
+    }
+}
+
 /// All agents and keys, in memory.
 pub(crate) struct Registry {
     snapshot: RwLock<Snapshot>,
@@ -62,33 +89,17 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    pub(crate) async fn load(db: &SqlitePool, tenant: &str) -> Result<Self, StoreError> {
-        let mut snapshot = Snapshot::default();
-        for agent in load_agents(db, tenant).await? {
-            snapshot.agents.insert(agent.id, Arc::new(agent));
-        }
-        let rows = sqlx::query(
-            "SELECT key_id, agent, hash, created_ms, expires_ms, sum FROM api_key
-              WHERE tenant = $1",
-        )
-        .bind(tenant)
-        .fetch_all(db)
-        .await?;
-        for row in rows {
-            let (agent, sum): (Vec<u8>, Vec<u8>) = (row.try_get(1)?, row.try_get(5)?);
-            let key = ApiKey {
-                id: row.try_get(0)?,
-                agent: agent_id(&agent)?,
-                hash: row.try_get(2)?,
-                created_ms: row.try_get(3)?,
-                expires_ms: row.try_get(4)?,
-            };
-            if key.sum(tenant) != sum {
-                return Err(StoreError::corrupt(format!("api_key `{}`", key.id)));
-            }
-            snapshot.keys.insert(key.id.clone(), key);
-        }
-        Ok(Self { snapshot: RwLock::new(snapshot), changing: tokio::sync::Mutex::default() })
+    pub(crate) async fn load(db: &Pool, tenant: &str) -> Result<Self, StoreError> {
+        let snapshot = RwLock::new(Snapshot::load(db, tenant).await?);
+        Ok(Self { snapshot, changing: tokio::sync::Mutex::default() })
+    }
+
+    /// Reads everything again: another gateway changed it.
+    pub(crate) async fn reload(&self, db: &Pool, tenant: &str) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let snapshot = Snapshot::load(db, tenant).await?;
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        Ok(())
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Snapshot> {
@@ -117,25 +128,21 @@ fn agent_id(bytes: &[u8]) -> Result<AgentId, StoreError> {
 }
 
 /// Reads every agent, oldest first.
-pub(crate) async fn load_agents(db: &SqlitePool, tenant: &str) -> Result<Vec<Agent>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT agent, name, purpose, owner, environment, roles, status, created_ms, sum
-           FROM agent WHERE tenant = $1 ORDER BY created_ms, name",
-    )
-    .bind(tenant)
-    .fetch_all(db)
-    .await?;
+pub(crate) async fn load_agents(db: &Pool, tenant: &str) -> Result<Vec<Agent>, StoreError> {
+    let sql = "SELECT agent, name, purpose, owner, environment, roles, status, created_ms, sum
+           FROM agent WHERE tenant = $1 ORDER BY created_ms, name";
+    let rows = db.fetch_all(sql, &[Column::Text(tenant)]).await?;
     rows.iter()
         .map(|row| {
-            let (id, name): (Vec<u8>, String) = (row.try_get(0)?, row.try_get(1)?);
+            let (id, name): (Vec<u8>, String) = (row.get(0)?, row.get(1)?);
             let damaged = || StoreError::corrupt(format!("agent `{name}`"));
             let (environment, roles, status): (String, String, String) =
-                (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+                (row.get(4)?, row.get(5)?, row.get(6)?);
             let agent = Agent {
                 id: agent_id(&id)?,
                 name: name.parse().map_err(|_| damaged())?,
-                purpose: row.try_get(2)?,
-                owner: row.try_get(3)?,
+                purpose: row.get(2)?,
+                owner: row.get(3)?,
                 environment: environment.parse().map_err(|_| damaged())?,
                 roles: serde_json::from_str(&roles).map_err(|_| damaged())?,
                 status: match status.as_str() {
@@ -143,9 +150,9 @@ pub(crate) async fn load_agents(db: &SqlitePool, tenant: &str) -> Result<Vec<Age
                     "disabled" => AgentStatus::Disabled,
                     _ => return Err(damaged()),
                 },
-                created: TimestampMs(row.try_get(7)?),
+                created: TimestampMs(row.get(7)?),
             };
-            let sum: Vec<u8> = row.try_get(8)?;
+            let sum: Vec<u8> = row.get(8)?;
             if agent_sum(tenant, &agent) == sum { Ok(agent) } else { Err(damaged()) }
         })
         .collect()

@@ -1,12 +1,15 @@
 //! Signs checkpoints and remembers the last one in a file of its own, so that it never signs a fork or a
 //! rollback, whatever the database says.
 
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 
-use countersign_ledger::{Checkpoint, Hash, Note, SigningKey, TreeSize, empty_root};
+use countersign_ledger::{
+    Checkpoint, Hash, Note, SigningKey, TreeSize, VerifierKey, empty_root,
+};
 
 use crate::StoreError;
-use crate::files::{Access, read_if_there, write_atomic};
+use crate::files::{Access, AtPath as _, read_if_there, write_atomic};
 use crate::publish::extends;
 
 /// The signing key with its memory.
@@ -20,18 +23,28 @@ pub(crate) struct Signer {
 impl Signer {
     /// Reads the memory; a signer without one has signed nothing.
     pub(crate) fn open(path: PathBuf, key: SigningKey) -> Result<Self, StoreError> {
-        let Some(bytes) = read_if_there(&path)? else {
-            return Ok(Self { path, key, size: 0, root: empty_root() });
-        };
-        let memory = str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| Checkpoint::parse(text).ok())
-            .filter(|memory| memory.origin == key.name());
-        let Some(memory) = memory else {
-            let what = format!("{}: it is not the memory of `{}`", path.display(), key.name());
-            return Err(StoreError::corrupt(what));
-        };
-        Ok(Self { path, key, size: memory.size.0, root: memory.root })
+        let (size, root) = read_memory(&path, &key)?;
+        Ok(Self { path, key, size, root })
+    }
+
+    /// Keeps other processes from signing meanwhile, and reads what the last one signed.
+    pub(crate) fn remember(&mut self) -> Result<File, StoreError> {
+        let path = self.path.with_extension("lock");
+        let lock = File::options().create(true).write(true).truncate(false).open(&path).at(&path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::unavailable("another process signs now"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).at(&path),
+        }
+        (self.size, self.root) = read_memory(&self.path, &self.key)?;
+        Ok(lock)
+    }
+
+    /// Returns the key that signatures are checked with.
+    pub(crate) fn verifier_key(&self) -> VerifierKey {
+        self.key.verifier_key()
     }
 
     /// Returns how many leaves the last signed checkpoint has.
@@ -58,4 +71,18 @@ impl Signer {
         (self.size, self.root) = (size.0, root);
         checkpoint.sign(&self.key).map_err(|error| StoreError::invalid(error.to_string()))
     }
+}
+
+/// Reads size and root of the last signed tree; a signer without a memory has signed nothing.
+fn read_memory(path: &Path, key: &SigningKey) -> Result<(u64, Hash), StoreError> {
+    let Some(bytes) = read_if_there(path)? else { return Ok((0, empty_root())) };
+    let memory = str::from_utf8(&bytes)
+        .ok()
+        .and_then(|text| Checkpoint::parse(text).ok())
+        .filter(|memory| memory.origin == key.name());
+    let Some(memory) = memory else {
+        let what = format!("{}: it is not the memory of `{}`", path.display(), key.name());
+        return Err(StoreError::corrupt(what));
+    };
+    Ok((memory.size.0, memory.root))
 }

@@ -1,10 +1,10 @@
 //! What is recorded when a store is opened: a gap after an unclean stop, and unknown outcomes.
 
 use countersign_model::{Draft, Kind, OutcomeStatus, RecordId};
-use sqlx::{Connection as _, SqliteConnection};
 
 use crate::StoreError;
 use crate::batch::{Batch, Head, Work};
+use crate::db::Conn;
 use crate::head::{begin_epoch, load_coord, load_frontier, load_head, load_last};
 use crate::limits::BATCH_RECORDS_MAX;
 use crate::prepare::Prepared;
@@ -12,34 +12,36 @@ use crate::writer::{Context, closing_outcome, open_calls};
 
 /// Begins an epoch and returns the writer's place in it.
 pub(crate) async fn begin(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     context: &Context,
 ) -> Result<Head, StoreError> {
     let tenant = context.tenant.as_str();
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-    let coord = load_coord(&mut tx, tenant).await?;
+    conn.begin().await?;
+    let coord = load_coord(conn, tenant).await?;
     let gap = match &coord {
-        Some(coord) if !coord.leader.is_empty() => Some(gap(&mut tx, context).await?),
+        Some(coord) if !coord.leader.is_empty() => Some(gap(conn, context).await?),
         Some(_) | None => None,
     };
-    begin_epoch(&mut tx, tenant, &context.replica, coord.map_or(0, |coord| coord.epoch)).await?;
-    let mut head = load_head(&mut tx, tenant, &context.replica).await?;
+    begin_epoch(conn, tenant, &context.replica, coord.map_or(0, |coord| coord.epoch)).await?;
+    let mut head = load_head(conn, tenant, &context.replica).await?;
     if let Some(mut gap) = gap {
-        let mut batch = batch(&mut tx, context, head);
+        let mut batch = batch(conn, context, head);
         batch.run(&mut gap, Work::Record(Vec::new())).await??;
-        head = batch.finish().await?;
+        head = batch.commit().await?;
+    } else {
+        conn.commit().await?;
     }
-    tx.commit().await?;
-    sweep(conn, context, head).await
+    let calls = open_calls(conn, tenant).await?;
+    sweep(conn, context, head, &calls).await
 }
 
-fn batch<'a>(tx: &'a mut SqliteConnection, context: &'a Context, head: Head) -> Batch<'a> {
+fn batch<'a>(tx: &'a mut Conn, context: &'a Context, head: Head) -> Batch<'a> {
     let (tenant, replica) = (context.tenant.as_str(), context.replica.as_str());
     Batch::new(tx, tenant, replica, context.clock.now_ms(), head)
 }
 
 /// Prepares the record that names the last known place of the stream that ended uncleanly.
-async fn gap(tx: &mut SqliteConnection, context: &Context) -> Result<Prepared, StoreError> {
+async fn gap(tx: &mut Conn, context: &Context) -> Result<Prepared, StoreError> {
     let tenant = context.tenant.as_str();
     let size = load_frontier(tx, tenant).await?.size().0;
     let mut draft = Draft::new(RecordId((context.ids)()), Kind::Gap).with("gap", "unclean_stop");
@@ -54,22 +56,21 @@ async fn gap(tx: &mut SqliteConnection, context: &Context) -> Result<Prepared, S
 }
 
 /// Records the outcome `unknown` of each call that was open when the store stopped.
-async fn sweep(
-    conn: &mut SqliteConnection,
+pub(crate) async fn sweep(
+    conn: &mut Conn,
     context: &Context,
     mut head: Head,
+    calls: &[RecordId],
 ) -> Result<Head, StoreError> {
-    let calls = open_calls(conn, &context.tenant).await?;
     for chunk in calls.chunks(BATCH_RECORDS_MAX) {
-        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-        let mut batch = batch(&mut tx, context, head);
+        conn.begin().await?;
+        let mut batch = batch(conn, context, head);
         for call in chunk {
             let (mut prepared, settlement) =
                 closing_outcome(context, *call, OutcomeStatus::Unknown)?;
             batch.run(&mut prepared, Work::Outcome(settlement)).await??;
         }
-        head = batch.finish().await?;
-        tx.commit().await?;
+        head = batch.commit().await?;
     }
     if !calls.is_empty() {
         tracing::warn!(calls = calls.len(), "the outcome of calls is unknown after the last stop");

@@ -3,17 +3,19 @@
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use countersign_model::{Draft, Kind, OutcomeStatus, RecordId};
-use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::StoreError;
-use crate::batch::{Claim, Done, Job, Settlement, Work};
-use crate::config::StoreConfig;
+use crate::batch::{Claim, Done, Head, Job, Settlement, Work};
+use crate::config::{Database, StoreConfig};
+use crate::db::postgres::Servers;
+use crate::db::{Column, Conn, Pool, sqlite};
 use crate::effect::Effect;
 use crate::files::{AtPath as _, make_folder};
 use crate::head::{create_coord, load_coord};
@@ -27,8 +29,11 @@ use crate::registry::Registry;
 use crate::replay;
 use crate::settled::Settled;
 use crate::subject::{Subjects, TENANT_SUBJECT, ready_keys};
-use crate::writer::{Context, Message, Writer};
-use crate::{db, publish, start};
+use crate::writer::{Context, Message, Place, Writer};
+use crate::{publish, start, stream};
+
+/// How often a call in flight is looked up that another gateway may forward.
+const OTHERS_EVERY: Duration = Duration::from_millis(50);
 
 /// The lock file in the data folder.
 const LOCK: &str = "lock";
@@ -46,7 +51,11 @@ pub(crate) struct Inner {
     pub(crate) config: StoreConfig,
     pub(crate) folder: PathBuf,
     pub(crate) keys: Arc<Keystore>,
-    pub(crate) read: SqlitePool,
+    pub(crate) read: Pool,
+    /// The database servers, if several gateways share the log.
+    pub(crate) servers: Option<Servers>,
+    /// The version of the registry that is in memory.
+    pub(crate) registry_version: AtomicI64,
     pub(crate) registry: Registry,
     pub(crate) publishing: tokio::sync::Mutex<publish::Publisher>,
     pub(crate) subjects: Arc<Subjects>,
@@ -67,24 +76,91 @@ fn keys_folder(folder: &Path, config: &StoreConfig) -> PathBuf {
     config.keys.clone().unwrap_or_else(|| folder.join("keys"))
 }
 
+/// A database that is open for a store.
+struct Opened {
+    place: Place,
+    /// The writing connection, if no stream has to be taken over first.
+    conn: Option<Conn>,
+    read: Pool,
+    /// The gateway's number, if several share the log.
+    number: Option<u32>,
+}
+
+impl Opened {
+    async fn open(folder: &Path, config: &StoreConfig) -> Result<Self, StoreError> {
+        let tenant = config.tenant.as_str();
+        if let Database::Postgres(urls) = &config.database {
+            let servers = Servers::parse(urls, tenant)?;
+            let read = servers.readers().await?;
+            servers.check_schema(&read).await?;
+            let number = Some(stream::register(&servers, tenant, &config.replica).await?);
+            let place = Place::Servers { servers, instance: (config.ids)().to_string() };
+            return Ok(Self { place, conn: None, read, number });
+        }
+        let path = folder.join(sqlite::FILE);
+        if !path.exists() {
+            return Err(StoreError::Missing(path));
+        }
+        let mut conn = sqlite::open_writer(&path, config.commit_deadline, false).await?;
+        sqlite::truncate_wal(&mut conn).await?;
+        sqlite::migrate(&mut conn).await?;
+        let mut conn = Conn::Sqlite(conn);
+        if load_coord(&mut conn, tenant).await?.is_none() {
+            return Err(StoreError::invalid(format!("the store is not of tenant `{tenant}`")));
+        }
+        let read = Pool::Sqlite(sqlite::open_readers(&path).await?);
+        Ok(Self { place: Place::File(path), conn: Some(conn), read, number: None })
+    }
+}
+
+/// Begins an epoch, and records the outcome `unknown` of each call that this gateway left open.
+async fn begin(conn: Option<Conn>, context: &Context) -> Result<(Conn, Head), StoreError> {
+    match (&context.place, conn) {
+        (Place::File(_), Some(mut conn)) => {
+            let head = start::begin(&mut conn, context).await?;
+            Ok((conn, head))
+        }
+        (Place::Servers { servers, instance }, _) => {
+            let (mut conn, head) = stream::begin(context, servers, instance, true).await?;
+            let calls =
+                stream::open_calls(&mut conn, &context.tenant, &context.replica).await?;
+            let head = start::sweep(&mut conn, context, head, &calls).await?;
+            Ok((conn, head))
+        }
+        (Place::File(path), None) => Err(StoreError::Missing(path.clone())),
+    }
+}
+
 impl Store {
-    /// Makes a data folder with an empty database, and a keystore with fresh keys.
+    /// Makes a data folder with an empty database, and a keystore with fresh keys. In PostgreSQL it makes
+    /// the tables, or finds them; a keystore that is there is another gateway's too.
     ///
     /// # Errors
     /// [`StoreError::Exists`] if either is there already; [`StoreError::Io`], [`StoreError::Database`].
     pub async fn create(folder: &Path, config: &StoreConfig) -> Result<(), StoreError> {
         make_folder(folder)?;
-        let path = folder.join(db::FILE);
+        let path = folder.join(sqlite::FILE);
         if path.exists() {
             return Err(StoreError::Exists(path));
         }
-        let keys = Keystore::create(&keys_folder(folder, config))?;
+        let (keys, tenant) = (keys_folder(folder, config), config.tenant.as_str());
+        if let Database::Postgres(urls) = &config.database {
+            // The second gateway finds the keys of the first.
+            let keys = match Keystore::create(&keys) {
+                Err(StoreError::Exists(_)) => Keystore::open(&keys)?,
+                made => made?,
+            };
+            keys.log_key(&config.origin)?;
+            return Servers::parse(urls, tenant)?.migrate().await;
+        }
+        let keys = Keystore::create(&keys)?;
         keys.log_key(&config.origin)?;
         keys.make_shard(0)?;
-        let mut conn = db::open_writer(&path, config.commit_deadline, true).await?;
-        db::migrate(&mut conn).await?;
-        create_coord(&mut conn, config.tenant.as_str()).await?;
-        sqlx::Connection::close(conn).await?;
+        let mut conn = sqlite::open_writer(&path, config.commit_deadline, true).await?;
+        sqlite::migrate(&mut conn).await?;
+        let mut conn = Conn::Sqlite(conn);
+        create_coord(&mut conn, tenant).await?;
+        conn.close().await?;
         crate::files::sync_folder(folder)
     }
 
@@ -99,30 +175,20 @@ impl Store {
     /// [`StoreError::Forked`] if it does not continue what was signed or published,
     /// [`StoreError::Missing`], [`StoreError::Corrupt`], [`StoreError::Setting`].
     pub async fn open(folder: &Path, config: StoreConfig) -> Result<Self, StoreError> {
-        let path = folder.join(db::FILE);
-        if !path.exists() {
-            return Err(StoreError::Missing(path));
-        }
         let lock = lock(folder)?;
         let keys = Arc::new(Keystore::open(&keys_folder(folder, &config))?);
-        let mut conn = db::open_writer(&path, config.commit_deadline, false).await?;
-        db::truncate_wal(&mut conn).await?;
-        db::migrate(&mut conn).await?;
-        if load_coord(&mut conn, config.tenant.as_str()).await?.is_none() {
-            return Err(StoreError::invalid(format!(
-                "the store is not of tenant `{}`",
-                config.tenant
-            )));
-        }
-        let publisher = publish::Publisher::open(&mut conn, folder, &config, &keys).await?;
-        let read = db::open_readers(&path).await?;
+        let Opened { place, conn, read, number } = Opened::open(folder, &config).await?;
         let tenant = config.tenant.as_str();
-        let subjects = Arc::new(Subjects::load(&read, tenant, &keys).await?);
+        let sequencer = place.sequencer(tenant);
+        let publisher =
+            publish::Publisher::open(&read, folder, &config, &keys, sequencer).await?;
+        let subjects = Arc::new(Subjects::load(&read, tenant, &keys, number).await?);
         subjects.get(TENANT_SUBJECT);
         let registry = Registry::load(&read, tenant).await?;
         let settled = Arc::new(Settled::default());
+        let servers = place.servers().cloned();
         let context = Context {
-            path,
+            place,
             tenant: tenant.to_owned(),
             replica: config.replica.clone(),
             clock: Arc::clone(&config.clock),
@@ -132,23 +198,23 @@ impl Store {
             subjects: Arc::clone(&subjects),
             lock,
         };
-        let head = start::begin(&mut conn, &context).await?;
+        let (conn, head) = begin(conn, &context).await?;
         let (queue, receiver) = mpsc::channel(config.queue);
         let writer = tokio::spawn(Writer::new(context, conn, head).run(receiver));
-        let (folder, publishing) = (folder.to_owned(), tokio::sync::Mutex::new(publisher));
-        let writer = Mutex::new(Some(writer));
         let inner = Inner {
             config,
-            folder,
+            folder: folder.to_owned(),
             keys,
             read,
+            servers,
             registry,
-            publishing,
+            registry_version: AtomicI64::new(0),
+            publishing: tokio::sync::Mutex::new(publisher),
             subjects,
             erasing: tokio::sync::Mutex::default(),
             queue,
             settled,
-            writer,
+            writer: Mutex::new(Some(writer)),
         };
         let store = Self { inner: Arc::new(inner) };
         if let Err(error) = store.carry_on_erasures().await {
@@ -290,6 +356,9 @@ impl Store {
         // Looked up after enabling: an outcome in between is not missed.
         let settled = match replay::is_open(db, tenant, evaluation_id).await {
             Ok(false) => true,
+            Ok(true) if self.inner.servers.is_some() => {
+                self.wait_for_other(evaluation_id, deadline, notified).await
+            }
             Ok(true) => timeout_at(deadline, notified).await.is_ok(),
             Err(error) => {
                 tracing::warn!(%error, "a call in flight cannot be looked up");
@@ -298,6 +367,54 @@ impl Store {
         };
         self.inner.settled.leave(evaluation_id, &watched);
         settled
+    }
+
+    /// Waits for an outcome that another gateway may record: nobody tells of that one.
+    async fn wait_for_other(
+        &self,
+        call: RecordId,
+        deadline: Instant,
+        mut notified: std::pin::Pin<&mut tokio::sync::futures::Notified<'_>>,
+    ) -> bool {
+        let (db, tenant) = (&self.inner.read, self.inner.config.tenant.as_str());
+        while Instant::now() < deadline {
+            let next = deadline.min(Instant::now() + OTHERS_EVERY);
+            if timeout_at(next, notified.as_mut()).await.is_ok() {
+                return true;
+            }
+            match replay::is_open(db, tenant, call).await {
+                Ok(false) => return true,
+                Ok(true) => {}
+                Err(error) => tracing::warn!(%error, "a call in flight cannot be looked up"),
+            }
+        }
+        false
+    }
+
+    /// Takes over what other gateways changed, and closes the streams of those that are gone.
+    pub(crate) async fn heed_others(&self, publishes: bool) -> Result<(), StoreError> {
+        let Inner { servers, read, registry, registry_version, config, .. } = &*self.inner;
+        let Some(servers) = servers else { return Ok(()) };
+        servers.redirect(read)?;
+        if !publishes {
+            self.order_now().await?;
+        }
+        let tenant = config.tenant.as_str();
+        let sql = "SELECT version FROM registry_version WHERE tenant = $1";
+        let version: i64 = read.fetch_one(sql, &[Column::Text(tenant)]).await?.get(0)?;
+        if version != registry_version.load(Ordering::Relaxed) {
+            registry.reload(read, tenant).await?;
+            self.heed_erasures().await?;
+            registry_version.store(version, Ordering::Relaxed);
+        }
+        if publishes {
+            for lost in stream::lost(read, tenant).await? {
+                let (reply, answer) = oneshot::channel();
+                self.send(Message::Close(lost, reply)).await?;
+                answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("it stopped")))?;
+            }
+        }
+        Ok(())
     }
 
     async fn stored_result(
@@ -323,6 +440,9 @@ impl Store {
     /// The first thing that failed; the writer is stopped nevertheless.
     pub async fn shutdown(&self) -> Result<(), StoreError> {
         let published = self.publish_now().await.map(drop);
+        if let Some(sequencer) = &mut self.inner.publishing.lock().await.sequencer {
+            sequencer.stop().await;
+        }
         self.inner.read.close().await;
         let (reply, answer) = oneshot::channel();
         let stopped = match self.send(Message::Stop(reply)).await {

@@ -3,15 +3,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 use crate::StoreError;
-use crate::db::{Column, row_sum};
+use crate::db::{Column, Conn, Pool, Row, row_sum};
 use crate::keystore::{Keystore, SHARD_SLOTS};
 
 /// The data subject of records that concern no person: the tenant itself.
 pub(crate) const TENANT_SUBJECT: &str = "tenant";
+
+/// Gateways that share a keystore: each has the slots of one range to give.
+pub(crate) const SLOT_RANGES_MAX: u32 = 256;
+
+/// Slots of one gateway, of several that share a keystore.
+const RANGE_SLOTS: u32 = 1 << 24;
 
 /// Between a pseudonym and a slot in the name of a later key; base64url does not have it.
 const LATER: char = '.';
@@ -39,19 +43,17 @@ impl Subject {
     /// Writes the row; another record may have written it in the meantime.
     pub(crate) async fn insert(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Conn,
         tenant: &str,
     ) -> Result<(), sqlx::Error> {
         let slot = i64::from(self.slot);
-        sqlx::query(
+        let sum = Self::sum(tenant, &self.name, slot);
+        let (tenant, name) = (Column::Text(tenant), Column::Text(&self.name));
+        tx.execute(
             "INSERT INTO subject (tenant, subject, slot, sum) VALUES ($1, $2, $3, $4)
              ON CONFLICT DO NOTHING",
+            &[tenant, name, Column::Int(slot), Column::Blob(&sum)],
         )
-        .bind(tenant)
-        .bind(&self.name)
-        .bind(slot)
-        .bind(Self::sum(tenant, &self.name, slot))
-        .execute(tx)
         .await?;
         Ok(())
     }
@@ -72,6 +74,8 @@ struct Slots {
     /// names may still be there.
     leaving: HashMap<String, Vec<Arc<()>>>,
     next: u32,
+    /// Whether other gateways have slots for the same people: then every name has its slot.
+    shared: bool,
 }
 
 /// All data subjects, in memory.
@@ -81,20 +85,23 @@ pub(crate) struct Subjects {
 
 impl Subjects {
     /// Reads the mapping. A slot whose first record was never committed is given again, unless its key
-    /// was destroyed.
+    /// was destroyed. `number` is the gateway's, if several share the keystore.
     pub(crate) async fn load(
-        db: &SqlitePool,
+        db: &Pool,
         tenant: &str,
         keys: &Keystore,
+        number: Option<u32>,
     ) -> Result<Self, StoreError> {
-        let rows = sqlx::query("SELECT subject, slot FROM subject WHERE tenant = $1 ORDER BY slot")
-            .bind(tenant)
-            .fetch_all(db)
-            .await?;
-        let mut slots = Slots::default();
+        let sql = "SELECT subject, slot FROM subject WHERE tenant = $1 ORDER BY slot";
+        let rows = db.fetch_all(sql, &[Column::Text(tenant)]).await?;
+        let first = number.unwrap_or(0) * RANGE_SLOTS;
+        let mut slots = Slots { next: first, shared: number.is_some(), ..Slots::default() };
         for row in rows {
             let slot = slot_at(&row, 1)?;
-            let name: String = row.try_get(0)?;
+            if slots.shared && slot / RANGE_SLOTS != first / RANGE_SLOTS {
+                continue;
+            }
+            let name: String = row.get(0)?;
             let (pseudonym, later) = match name.split_once(LATER) {
                 Some((pseudonym, _)) => (pseudonym.to_owned(), true),
                 None => (name, false),
@@ -110,11 +117,11 @@ impl Subjects {
     /// Returns the subject with its slot; a new one gets the next free slot.
     pub(crate) fn get(&self, pseudonym: &str) -> Subject {
         let mut slots = self.lock();
-        let Slots { known, leaving, next } = &mut *slots;
+        let Slots { known, leaving, next, shared } = &mut *slots;
         let in_use = match known.get(pseudonym) {
             Some(in_use) => in_use,
             None => {
-                let (slot, later) = (*next, leaving.contains_key(pseudonym));
+                let (slot, later) = (*next, *shared || leaving.contains_key(pseudonym));
                 *next += 1;
                 let new = InUse { slot, later, durable: false, users: Arc::default() };
                 &*known.entry(pseudonym.to_owned()).or_insert(new)
@@ -126,13 +133,17 @@ impl Subjects {
         Subject { pseudonym, name, slot, durable, users }
     }
 
-    /// Returns the slot of the key that a row's name stands for, if that key is in use.
+    /// Returns the slot of the key that a row's name stands for, if that key is in use or another
+    /// gateway's.
     pub(crate) fn slot_of(&self, name: &str) -> Option<u32> {
         let (pseudonym, slot) = match name.split_once(LATER) {
             Some((pseudonym, slot)) => (pseudonym, Some(slot.parse::<u32>().ok()?)),
             None => (name, None),
         };
         let slots = self.lock();
+        if slots.shared {
+            return slot;
+        }
         let in_use = slots.known.get(pseudonym)?;
         let fits = if in_use.later { slot == Some(in_use.slot) } else { slot.is_none() };
         fits.then_some(in_use.slot)
@@ -155,7 +166,7 @@ impl Subjects {
     /// Takes slots out of use for good: from now on the pseudonym gets another one, under a later name.
     pub(crate) fn retire(&self, pseudonym: &str, retired: &[u32]) {
         let mut slots = self.lock();
-        let Slots { known, leaving, next } = &mut *slots;
+        let Slots { known, leaving, next, .. } = &mut *slots;
         *next = retired.iter().fold(*next, |next, slot| next.max(slot + 1));
         let users = leaving.entry(pseudonym.to_owned()).or_default();
         if known.get(pseudonym).is_some_and(|in_use| retired.contains(&in_use.slot)) {
@@ -185,27 +196,28 @@ impl Subjects {
     }
 }
 
-fn slot_at(row: &SqliteRow, place: usize) -> Result<u32, StoreError> {
-    let slot: i64 = row.try_get(place)?;
+fn slot_at(row: &Row, place: usize) -> Result<u32, StoreError> {
+    let slot: i64 = row.get(place)?;
     u32::try_from(slot).map_err(|_| StoreError::corrupt("a subject's slot is out of range"))
 }
 
 /// Returns the names under which a pseudonym's rows stand, each with its slot.
 pub(crate) async fn names(
-    db: &SqlitePool,
+    db: &Pool,
     tenant: &str,
     pseudonym: &str,
 ) -> Result<Vec<(String, u32)>, StoreError> {
     // Later names are the only ones between the pseudonym with a dot and with the next character.
-    let rows = sqlx::query(
-        "SELECT subject, slot FROM subject
-          WHERE tenant = $1 AND (subject = $2 OR (subject > $2 || '.' AND subject < $2 || '/'))",
-    )
-    .bind(tenant)
-    .bind(pseudonym)
-    .fetch_all(db)
-    .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, slot_at(row, 1)?))).collect()
+    let (first, after) = (format!("{pseudonym}{LATER}"), format!("{pseudonym}/"));
+    let args = [tenant, pseudonym, &first, &after].map(Column::Text);
+    let rows = db
+        .fetch_all(
+            "SELECT subject, slot FROM subject
+              WHERE tenant = $1 AND (subject = $2 OR (subject > $3 AND subject < $4))",
+            &args,
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0)?, slot_at(row, 1)?))).collect()
 }
 
 /// Makes the keys that sealing for `slot` and the next subjects takes, if they are not in memory.

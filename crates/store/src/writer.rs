@@ -9,20 +9,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_model::{Draft, Kind, OutcomeStatus, ReasonCode, RecordId};
-use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::StoreError;
 use crate::anchor::Anchor;
 use crate::batch::{Batch, Done, Head, Job, Settlement, Work};
 use crate::clock::{Clock, IdSource, step_back};
-use crate::db;
+use crate::db::postgres::Servers;
+use crate::db::{self, Column, Conn, sqlite};
 use crate::effect::Purge;
 use crate::head::{load_head, mark_stopped};
-use crate::limits::{BATCH_RECORDS_MAX, WAL_COMMIT_BYTES, WAL_PASSIVE_BYTES, WAL_TRUNCATE_PAGES};
+use crate::limits::{
+    BATCH_RECORDS_MAX, COMMIT_GIVEN_UP_MS, STREAM_BEAT_MS, WAL_COMMIT_BYTES, WAL_PASSIVE_BYTES,
+    WAL_TRUNCATE_PAGES,
+};
 use crate::prepare::Prepared;
+use crate::sequencer::Sequencer;
 use crate::settled::Settled;
+use crate::stream::{self, Lost};
 use crate::subject::Subjects;
 
 /// How often the writer tries again what it owes itself while the database fails.
@@ -30,6 +35,9 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// How often results past their time are deleted, in milliseconds.
 const PURGE_EVERY_MS: i64 = 600_000;
+
+/// How long the database may take for a batch before the connection is given up.
+const COMMIT_GIVEN_UP: Duration = Duration::from_millis(COMMIT_GIVEN_UP_MS);
 
 type Reply = oneshot::Sender<Result<(), StoreError>>;
 
@@ -49,13 +57,42 @@ pub(crate) enum Message {
     },
     /// Deletes for an erasure.
     Purge(Purge, Reply),
+    /// Closes the stream of a gateway that is gone.
+    Close(Lost, Reply),
     /// Marks a clean stop and ends the task.
     Stop(Reply),
 }
 
+/// Where the writer writes.
+pub(crate) enum Place {
+    /// The database file; this writer also orders the log.
+    File(PathBuf),
+    /// A database that other gateways write too, and the name of this process there.
+    Servers { servers: Servers, instance: String },
+}
+
+impl Place {
+    pub(crate) fn servers(&self) -> Option<&Servers> {
+        match self {
+            Self::File(_) => None,
+            Self::Servers { servers, .. } => Some(servers),
+        }
+    }
+
+    /// Returns what orders the log, if its writers do not.
+    pub(crate) fn sequencer(&self, tenant: &str) -> Option<Sequencer> {
+        match self {
+            Self::File(_) => None,
+            Self::Servers { servers, instance } => {
+                Some(Sequencer::new(servers.clone(), tenant, instance))
+            }
+        }
+    }
+}
+
 /// What the writer knows for life.
 pub(crate) struct Context {
-    pub(crate) path: PathBuf,
+    pub(crate) place: Place,
     pub(crate) tenant: String,
     pub(crate) replica: String,
     pub(crate) clock: Arc<dyn Clock>,
@@ -70,7 +107,7 @@ pub(crate) struct Context {
 /// The writer's state.
 pub(crate) struct Writer {
     context: Context,
-    open: Option<(SqliteConnection, Head)>,
+    open: Option<(Conn, Head)>,
     /// Intents that are durable, or may be, though their callers were refused.
     orphans: Vec<RecordId>,
     unmoved_bytes: usize,
@@ -78,7 +115,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(context: Context, conn: SqliteConnection, head: Head) -> Self {
+    pub(crate) fn new(context: Context, conn: Conn, head: Head) -> Self {
         let (open, orphans) = (Some((conn, head)), Vec::new());
         Self { context, open, orphans, unmoved_bytes: 0, next_purge_ms: 0 }
     }
@@ -86,12 +123,16 @@ impl Writer {
     /// Serves until the last sender is gone or a stop is asked for.
     pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         loop {
-            let first = if self.orphans.is_empty() {
-                queue.recv().await.map(Some)
-            } else {
-                tokio::time::timeout(RETRY, queue.recv()).await.map_or(Some(None), |m| m.map(Some))
+            let first = match self.patience() {
+                None => queue.recv().await.map(Some),
+                Some(patience) => tokio::time::timeout(patience, queue.recv())
+                    .await
+                    .map_or(Some(None), |message| message.map(Some)),
             };
             let Some(first) = first else { break };
+            if first.is_none() {
+                self.beat().await;
+            }
             // Whoever is about to send gets to: what it sends then costs no commit of its own.
             tokio::task::yield_now().await;
             let (jobs, other) = collect(first, &mut queue);
@@ -105,6 +146,9 @@ impl Writer {
                 }
                 Some(Message::Purge(purge, reply)) => {
                     let _ = reply.send(self.purge(purge).await);
+                }
+                Some(Message::Close(lost, reply)) => {
+                    let _ = reply.send(self.close_stream(&lost).await);
                 }
                 Some(Message::Stop(reply)) => {
                     let _ = reply.send(self.stop().await);
@@ -136,6 +180,35 @@ impl Writer {
         self.tend().await;
     }
 
+    /// Returns how long the writer waits for work before it does something by itself.
+    fn patience(&self) -> Option<Duration> {
+        match &self.context.place {
+            _ if !self.orphans.is_empty() => Some(RETRY),
+            Place::File(_) => None,
+            Place::Servers { .. } => Some(Duration::from_millis(STREAM_BEAT_MS)),
+        }
+    }
+
+    /// Tells other gateways that this one is alive.
+    async fn beat(&mut self) {
+        if matches!(self.context.place, Place::File(_)) {
+            return;
+        }
+        if let Err(error) = self.reopen().await {
+            tracing::error!(%error, "the database cannot be reached");
+            return;
+        }
+        let Context { tenant, replica, .. } = &self.context;
+        let Some((conn, head)) = &mut self.open else { return };
+        let beat = stream::beat(conn, tenant, replica, head.epoch);
+        match timeout(COMMIT_GIVEN_UP, beat).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => self.fail(StoreError::unavailable("another process took over")),
+            Ok(Err(error)) => self.fail(error.into()),
+            Err(_) => self.fail(StoreError::unavailable("the database does not answer")),
+        }
+    }
+
     /// Drops jobs that nobody waits for any more.
     fn drop_late(&self, jobs: &mut Vec<Job>) {
         let now = Instant::now();
@@ -148,26 +221,44 @@ impl Writer {
             return Ok(());
         }
         let context = &self.context;
-        let mut conn = db::open_writer(&context.path, context.busy, false).await?;
-        // What the failed commit left in the log was never synced, and may not be synced again: moving
-        // it writes and syncs the database anew, and empties the log.
-        db::truncate_wal(&mut conn).await?;
-        let head = load_head(&mut conn, &context.tenant, &context.replica).await?;
-        self.open = Some((conn, head));
+        self.open = Some(match &context.place {
+            Place::File(path) => {
+                let mut conn = sqlite::open_writer(path, context.busy, false).await?;
+                // What the failed commit left in the log was never synced, and may not be synced
+                // again: moving it writes and syncs the database anew, and empties the log.
+                sqlite::truncate_wal(&mut conn).await?;
+                let mut conn = Conn::Sqlite(conn);
+                let head = load_head(&mut conn, &context.tenant, &context.replica).await?;
+                (conn, head)
+            }
+            Place::Servers { servers, instance } => {
+                stream::begin(context, servers, instance, false).await?
+            }
+        });
         Ok(())
     }
 
     /// Commits jobs as one transaction and answers them.
     async fn commit(&mut self, mut jobs: Vec<Job>) {
         let Some((mut conn, head)) = self.open.take() else { return refuse(jobs) };
-        match self.transact(&mut conn, head, &mut jobs).await {
+        let done = match &self.context.place {
+            Place::File(_) => self.transact(&mut conn, head, &mut jobs).await,
+            Place::Servers { .. } => {
+                // Other gateways may claim the same keys: in one order nobody waits in a circle.
+                jobs.sort_by_cached_key(Job::claims);
+                timeout(COMMIT_GIVEN_UP, self.transact(&mut conn, head, &mut jobs))
+                    .await
+                    .unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer".into())))
+            }
+        };
+        match done {
             Ok((head, done)) => {
                 self.open = Some((conn, head));
                 self.answer(jobs, done);
             }
             Err(error) => {
                 tracing::error!(%error, records = jobs.len(), "a commit failed");
-                let _ = conn.close_hard().await;
+                conn.close_hard().await;
                 // Whether the transaction is durable shows only when the database is open again.
                 self.orphans.extend(jobs.iter().filter_map(|job| job.intent()));
                 refuse(jobs);
@@ -177,7 +268,7 @@ impl Writer {
 
     async fn transact(
         &mut self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         head: Head,
         jobs: &mut Vec<Job>,
     ) -> Result<(Head, Vec<Result<Done, StoreError>>), sqlx::Error> {
@@ -238,7 +329,7 @@ impl Writer {
                 }
                 Err(error) => {
                     tracing::error!(%error, "outcomes of refused calls cannot be recorded yet");
-                    let _ = conn.close_hard().await;
+                    conn.close_hard().await;
                     self.orphans.extend_from_slice(chunk);
                 }
             }
@@ -247,7 +338,7 @@ impl Writer {
 
     async fn transact_orphans(
         &self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         head: Head,
         calls: &[RecordId],
     ) -> Result<Head, sqlx::Error> {
@@ -270,10 +361,9 @@ impl Writer {
         let Some((conn, _)) = &mut self.open else { return };
         if now >= self.next_purge_ms {
             self.next_purge_ms = now + PURGE_EVERY_MS;
-            let purge = sqlx::query("DELETE FROM replay WHERE tenant = $1 AND expires_ms <= $2")
-                .bind(tenant)
-                .bind(now);
-            if let Err(error) = purge.execute(&mut *conn).await {
+            let sql = "DELETE FROM replay WHERE tenant = $1 AND expires_ms <= $2";
+            let args = [Column::Text(&tenant), Column::Int(now)];
+            if let Err(error) = conn.execute(sql, &args).await {
                 return self.fail(error.into());
             }
         }
@@ -281,9 +371,10 @@ impl Writer {
             return;
         }
         self.unmoved_bytes = 0;
-        match db::checkpoint_wal(conn).await {
+        let Conn::Sqlite(conn) = conn else { return };
+        match sqlite::checkpoint_wal(conn).await {
             // A reader may stand in the way of emptying the log: then it is tried again later.
-            Ok(pages) if pages > WAL_TRUNCATE_PAGES => drop(db::truncate_wal(conn).await),
+            Ok(pages) if pages > WAL_TRUNCATE_PAGES => drop(sqlite::truncate_wal(conn).await),
             Ok(_) => {}
             Err(error) => self.fail(error),
         }
@@ -301,15 +392,11 @@ impl Writer {
         let Some((conn, _)) = &mut self.open else {
             return Err(StoreError::unavailable("the database failed"));
         };
-        let stored = sqlx::query(
-            "INSERT INTO checkpoint (tenant, size, note) VALUES ($1, $2, $3)
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(&self.context.tenant)
-        .bind(db::int(size))
-        .bind(note)
-        .execute(conn)
-        .await;
+        let sql = "INSERT INTO checkpoint (tenant, size, note) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING";
+        let tenant = Column::Text(&self.context.tenant);
+        let args = [tenant, Column::Int(db::int(size)), Column::Text(note)];
+        let stored = conn.execute(sql, &args).await;
         stored.map(drop).map_err(|error| {
             self.open = None;
             error.into()
@@ -340,6 +427,53 @@ impl Writer {
         done
     }
 
+    /// Fences a gateway that is gone, and records that the outcomes of its open calls are unknown.
+    async fn close_stream(&mut self, lost: &Lost) -> Result<(), StoreError> {
+        self.reopen().await?;
+        let Some((mut conn, head)) = self.open.take() else {
+            return Err(StoreError::unavailable("the database failed"));
+        };
+        match timeout(COMMIT_GIVEN_UP, self.transact_close(&mut conn, head, lost)).await {
+            Ok(Ok(head)) => {
+                self.open = Some((conn, head));
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                conn.close_hard().await;
+                Err(error)
+            }
+            Err(_) => {
+                conn.close_hard().await;
+                Err(StoreError::unavailable("the database does not answer"))
+            }
+        }
+    }
+
+    async fn transact_close(
+        &self,
+        conn: &mut Conn,
+        head: Head,
+        lost: &Lost,
+    ) -> Result<Head, StoreError> {
+        let context = &self.context;
+        conn.begin().await?;
+        let Some((mut gap, calls)) = lost.take(conn, context).await? else {
+            conn.roll_back().await?;
+            return Ok(head);
+        };
+        let now = context.clock.now_ms();
+        let mut batch = Batch::new(conn, &context.tenant, &context.replica, now, head);
+        batch.run(&mut gap, Work::Record(Vec::new())).await??;
+        for call in &calls {
+            let (mut prepared, settlement) =
+                closing_outcome(context, *call, OutcomeStatus::Unknown)?;
+            batch.run(&mut prepared, Work::Outcome(settlement)).await??;
+        }
+        let head = batch.commit().await?;
+        tracing::warn!(replica = lost.replica, calls = calls.len(), "a gateway is gone");
+        Ok(head)
+    }
+
     async fn stop(&mut self) -> Result<(), StoreError> {
         self.reopen().await?;
         self.orphans.extend(self.context.settled.take_abandoned());
@@ -347,8 +481,16 @@ impl Writer {
         let Some((mut conn, head)) = self.open.take() else {
             return Err(StoreError::unavailable("the database failed"));
         };
-        mark_stopped(&mut conn, &self.context.tenant, head.epoch).await?;
-        db::truncate_wal(&mut conn).await.ok();
+        let Context { place, tenant, replica, .. } = &self.context;
+        match place {
+            Place::File(_) => mark_stopped(&mut conn, tenant, head.epoch).await?,
+            Place::Servers { .. } => {
+                stream::mark_stopped(&mut conn, tenant, replica, head.epoch).await?;
+            }
+        }
+        if let Conn::Sqlite(conn) = &mut conn {
+            sqlite::truncate_wal(conn).await.ok();
+        }
         Ok(conn.close().await?)
     }
 }
@@ -366,6 +508,7 @@ fn collect(
             other @ (Message::Checkpoint { .. }
             | Message::Anchor { .. }
             | Message::Purge(..)
+            | Message::Close(..)
             | Message::Stop(_)) => {
                 return (jobs, Some(other));
             }
@@ -412,14 +555,10 @@ pub(crate) fn closing_outcome(
 
 /// Returns the calls that are open, oldest first.
 pub(crate) async fn open_calls(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     tenant: &str,
 ) -> Result<Vec<RecordId>, StoreError> {
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar(
-        "SELECT record FROM open_call WHERE tenant = $1 AND state = 'open' ORDER BY record",
-    )
-    .bind(tenant)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(|bytes| crate::batch::record_from(bytes)).collect()
+    let sql = "SELECT record FROM open_call WHERE tenant = $1 AND state = 'open' ORDER BY record";
+    let rows = conn.fetch_all(sql, &[Column::Text(tenant)]).await?;
+    rows.iter().map(|row| crate::batch::record_from(&row.get::<Vec<u8>>(0)?)).collect()
 }

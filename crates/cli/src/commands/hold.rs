@@ -61,7 +61,7 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
                 None => {
                     with_store(paths, async |store| {
                         let place = store.set_hold(&subject, &reason, ACTOR).await?;
-                        Ok(json!({"record_id": place.record_id, "index": place.index.0}))
+                        Ok(json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)}))
                     })
                     .await?
                 }
@@ -77,7 +77,7 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
                 None => {
                     with_store(paths, async |store| {
                         let place = store.lift_hold(&subject, reason.as_deref(), ACTOR).await?;
-                        Ok(json!({"record_id": place.record_id, "index": place.index.0}))
+                        Ok(json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)}))
                     })
                     .await?
                 }

@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
                 Ok(store.reconcile(id, outcome, ACTOR, &args.reason).await?)
             };
             let place = with_store(paths, settle).await?;
-            json!({"record_id": place.record_id, "index": place.index.0})
+            json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)})
         }
     };
     let mut out = io::stdout();

@@ -6,12 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_ledger::disclosure::open_leaf;
 use countersign_model::RecordId;
-use sqlx::Row as _;
 
 use super::ledger::Records;
 use super::{Check, Problem};
 use crate::StoreError;
 use crate::batch::record_from;
+use crate::db::Row;
 use crate::erase;
 use crate::prepare::PRIVATE;
 use crate::reader::read_sealed;
@@ -103,9 +103,11 @@ impl Check<'_> {
             .fetch_optional(&mut *self.conn)
             .await
             .map_err(&broken)?;
-            let Some(row) = row else { return self.erased(known, missing).await };
-            last = row.try_get(8).map_err(&broken)?;
-            let record: Vec<u8> = row.try_get(7).map_err(&broken)?;
+            let Some(row) = row.map(Row::Sqlite) else {
+                return self.erased(known, missing).await;
+            };
+            last = row.get(8).map_err(&broken)?;
+            let record: Vec<u8> = row.get(7).map_err(&broken)?;
             let record = id("sealed", &record)?;
             let sealed =
                 read_sealed(&row).map_err(|error| Problem::row("sealed", record, "dek", error))?;
@@ -115,7 +117,7 @@ impl Check<'_> {
             if sealed.section() == PRIVATE {
                 missing.remove(&record);
             }
-            let slot: Option<i64> = row.try_get(6).map_err(&broken)?;
+            let slot: Option<i64> = row.get(6).map_err(&broken)?;
             let opened = match (&self.keys, slot.and_then(|slot| u32::try_from(slot).ok())) {
                 (Some(keys), Some(slot)) => sealed.open(keys, &self.tenant, record, slot),
                 _ => Err(StoreError::NoKey(String::new())),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{Check, Problem};
-use crate::db::{self, MIGRATIONS};
+use crate::db::sqlite::{self, MIGRATIONS};
 
 /// Name, type, table and text of an object; bytes, since damaged text may not be UTF-8.
 type Object = (Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
@@ -24,7 +24,7 @@ impl Check<'_> {
             .await
             .map_err(&broken)?;
         if MIGRATIONS.iter().all(|(known, _)| *known != version) {
-            return Err(Problem::row(db::FILE, "", "user_version", format!("it is {version}")));
+            return Err(Problem::row(sqlite::FILE, "", "user_version", format!("it is {version}")));
         }
         let made = made(version).await.map_err(&broken)?;
         let found = read(&mut *self.conn).await.map_err(&broken)?;

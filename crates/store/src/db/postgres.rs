@@ -1,0 +1,230 @@
+//! Opens PostgreSQL the way the ledger needs it, and checks that it obeyed.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::time::timeout;
+
+use super::{Column, Conn, Pool};
+use crate::StoreError;
+
+/// The schema, one text per version.
+const MIGRATIONS: &[(i64, &str)] =
+    &[(1, include_str!("../../migrations/postgres/0001_ledger.sql"))];
+
+/// Oldest server, as `server_version_num` has it.
+const VERSION_MIN: i64 = 150_000;
+
+/// Longest time until a connection to one server stands.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Connections of a pool of readers.
+const READERS_MAX: u32 = 4;
+
+/// Makes migrations of one database wait for each other: "countersi" in ASCII.
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(7165075839398737257)";
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Role {
+    /// Add records of its own gateway.
+    Gateway,
+    /// Order records, sign and publish.
+    Sequencer,
+    /// Read.
+    Reader,
+}
+
+impl Role {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Gateway => "SET ROLE countersign_gateway",
+            Self::Sequencer => "SET ROLE countersign_sequencer",
+            Self::Reader => "SET ROLE countersign_reader",
+        }
+    }
+}
+
+/// Where the database is: one server, or several of which one is the primary.
+#[derive(Clone, Debug)]
+pub(crate) struct Servers {
+    tenant: Arc<str>,
+    servers: Arc<[PgConnectOptions]>,
+    /// The server that was the primary when last looked for.
+    primary: Arc<AtomicUsize>,
+}
+
+impl Servers {
+    /// Reads URLs, `postgres://user@host:port/database`.
+    pub(crate) fn parse(urls: &[String], tenant: &str) -> Result<Self, StoreError> {
+        let mut servers = Vec::with_capacity(urls.len());
+        for url in urls {
+            let options = PgConnectOptions::from_str(url).map_err(|error| {
+                StoreError::invalid(format!("the URL of the database is not valid: {error}"))
+            })?;
+            let options = options.application_name("countersign").statement_cache_capacity(256);
+            servers.push(
+                options
+                    .options([("search_path", "countersign"), ("countersign.tenant", tenant)])
+                    .disable_statement_logging(),
+            );
+        }
+        Ok(Self { tenant: tenant.into(), servers: servers.into(), primary: Arc::default() })
+    }
+
+    /// Connects to the primary in a role.
+    pub(crate) async fn connect(&self, role: Role) -> Result<Conn, StoreError> {
+        let mut conn = self.connect_primary().await?;
+        check_settings(&mut conn).await?;
+        sqlx::query(role.sql()).execute(&mut conn).await?;
+        Ok(Conn::Postgres(conn))
+    }
+
+    /// Opens connections to the primary that only read.
+    pub(crate) async fn readers(&self) -> Result<Pool, StoreError> {
+        self.connect_primary().await?.close().await?;
+        let pool: PgPool = PgPoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(Duration::from_secs(5))
+            .after_connect(|conn, _| {
+                Box::pin(async move {
+                    sqlx::query(Role::Reader.sql()).execute(&mut *conn).await?;
+                    sqlx::query("SET default_transaction_read_only = on").execute(conn).await?;
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(self.at_primary()?);
+        Ok(Pool::Postgres(pool))
+    }
+
+    /// Lets a pool connect to the server that is the primary now.
+    pub(crate) fn redirect(&self, pool: &Pool) -> Result<(), StoreError> {
+        if let Pool::Postgres(pool) = pool {
+            pool.set_connect_options(self.at_primary()?);
+        }
+        Ok(())
+    }
+
+    fn at_primary(&self) -> Result<PgConnectOptions, StoreError> {
+        let options = self.servers.get(self.primary.load(Ordering::Relaxed));
+        options.cloned().ok_or_else(|| StoreError::invalid("no database is named"))
+    }
+
+    /// Tries the servers in turn, the last known primary first.
+    async fn connect_primary(&self) -> Result<PgConnection, StoreError> {
+        let first = self.primary.load(Ordering::Relaxed);
+        let mut last = StoreError::invalid("no database is named");
+        for turn in 0..self.servers.len() {
+            let place = (first + turn) % self.servers.len();
+            let Some(options) = self.servers.get(place) else { continue };
+            match timeout(CONNECT_DEADLINE, connect_to(options)).await {
+                Ok(Ok(conn)) => {
+                    self.primary.store(place, Ordering::Relaxed);
+                    return Ok(conn);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = StoreError::unavailable("the database does not answer"),
+            }
+        }
+        Err(last)
+    }
+}
+
+async fn connect_to(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    let mut conn = options.connect().await?;
+    let standby: bool =
+        sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut conn).await?;
+    if standby {
+        return Err(StoreError::unavailable("the database is a standby"));
+    }
+    Ok(conn)
+}
+
+/// Sets what the ledger needs and reads it back.
+async fn check_settings(conn: &mut PgConnection) -> Result<(), StoreError> {
+    // Nothing may cancel a commit: the deadline lives in the gateway.
+    for sql in ["SET synchronous_commit = on", "SET statement_timeout = 0", "SET lock_timeout = 0"] {
+        sqlx::query(sql).execute(&mut *conn).await?;
+    }
+    let version: i64 =
+        sqlx::query_scalar("SELECT current_setting('server_version_num')::bigint")
+            .fetch_one(&mut *conn)
+            .await?;
+    if version < VERSION_MIN {
+        let (expected, found) = (format!("at least {VERSION_MIN}"), version.to_string());
+        return Err(StoreError::Setting { name: "server_version_num", expected, found });
+    }
+    for name in ["synchronous_commit", "fsync", "full_page_writes"] {
+        let found: String = sqlx::query_scalar("SELECT current_setting($1)")
+            .bind(name)
+            .fetch_one(&mut *conn)
+            .await?;
+        if found != "on" {
+            return Err(StoreError::Setting { name, expected: "on".to_owned(), found });
+        }
+    }
+    Ok(())
+}
+
+impl Servers {
+    /// Makes the tables or brings them up to date, and the tenant's rows. The user of the URL must own the
+    /// schema and may make roles.
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
+        let mut conn = self.connect_primary().await?;
+        for sql in [
+            "CREATE SCHEMA IF NOT EXISTS countersign",
+            "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)",
+        ] {
+            sqlx::query(sql).execute(&mut conn).await?;
+        }
+        let mut tx = conn.begin().await?;
+        sqlx::query(MIGRATION_LOCK).execute(&mut *tx).await?;
+        let found = version(&mut tx).await?;
+        for (version, sql) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
+            sqlx::raw_sql(*sql).execute(&mut *tx).await?;
+            sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
+                .bind(*version)
+                .execute(&mut *tx)
+                .await?;
+        }
+        for sql in [
+            "INSERT INTO coord (tenant, leader, epoch, beat) VALUES ($1, '', 0, now())
+             ON CONFLICT DO NOTHING",
+            "INSERT INTO registry_version (tenant, version) VALUES ($1, 0) ON CONFLICT DO NOTHING",
+        ] {
+            sqlx::query(sql).bind(&*self.tenant).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(conn.close().await?)
+    }
+
+    /// Checks that the tables are those that this program knows, and that they have the tenant.
+    pub(crate) async fn check_schema(&self, pool: &Pool) -> Result<(), StoreError> {
+        let known = MIGRATIONS.last().map_or(0, |(version, _)| *version);
+        let found = pool.fetch_one("SELECT max(version) FROM schema_version", &[]).await;
+        let found: i64 = match found {
+            Ok(row) => row.get::<Option<i64>>(0)?.unwrap_or(0),
+            Err(sqlx::Error::Database(_)) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if found != known {
+            let (expected, found) = (known.to_string(), found.to_string());
+            return Err(StoreError::Setting { name: "schema_version", expected, found });
+        }
+        let sql = "SELECT tenant FROM coord WHERE tenant = $1";
+        match pool.fetch_optional(sql, &[Column::Text(&self.tenant)]).await? {
+            Some(_) => Ok(()),
+            None => Err(StoreError::invalid(format!("the store has no tenant `{}`", self.tenant))),
+        }
+    }
+}
+
+async fn version(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let version: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM schema_version").fetch_one(conn).await?;
+    Ok(version.unwrap_or(0))
+}
