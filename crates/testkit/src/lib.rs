@@ -6,7 +6,7 @@
 //! ([`serve_stdio`]), legacy revisions (`initialize`, sessions, requests from server to client)
 //! and the modern one (self-describing requests, `input_required`), or one of them only.
 //! [`FakeUpstream`] is the same server with a [`Behaviour`] that a test can change, and a log of
-//! everything it executed. The binary `mcp-fixture` runs the fixture outside a test.
+//! everything it executed. [`Postgres`] is a real cluster that ends with the test. The binary `mcp-fixture` runs the fixture outside a test.
 //!
 //! Out of scope: being a good MCP server. Nothing here is meant for anything but tests.
 #![warn(missing_docs)]
@@ -18,6 +18,7 @@ mod fixture;
 mod headers;
 mod http;
 mod jsonrpc;
+mod postgres;
 mod session;
 mod stdio;
 mod sync;
@@ -28,4 +29,5 @@ pub use era::EraMode;
 pub use fake::{Behaviour, FakeUpstream, SeenRequest};
 pub use fixture::Fixture;
 pub use http::serve_http;
+pub use postgres::Postgres;
 pub use stdio::serve_stdio;

@@ -9,7 +9,11 @@ BEGIN
     FOREACH name IN ARRAY ARRAY['countersign_gateway', 'countersign_sequencer', 'countersign_reader',
                                 'countersign_retention'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL; -- made for another database of the same servers in between
+            END;
         END IF;
         IF NOT pg_has_role(current_user, name, 'MEMBER') THEN
             EXECUTE format('GRANT %I TO CURRENT_USER', name);
@@ -238,10 +242,8 @@ BEGIN
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
         EXECUTE format('CREATE POLICY tenant ON %I
                         USING (tenant = current_setting(''countersign.tenant'', true))', name);
-        EXECUTE format('GRANT SELECT ON %I TO countersign_gateway, countersign_sequencer', name);
-        IF name <> 'api_key' THEN
-            EXECUTE format('GRANT SELECT ON %I TO countersign_reader', name);
-        END IF;
+        EXECUTE format('GRANT SELECT ON %I
+                        TO countersign_gateway, countersign_sequencer, countersign_reader', name);
     END LOOP;
 END $$;
 
@@ -250,7 +252,7 @@ GRANT SELECT ON schema_version
 
 GRANT INSERT ON intake, sealed, replay, subject, idempotency, open_call, stream, agent, api_key, bundle,
     active_bundle, registry_version TO countersign_gateway;
-GRANT UPDATE ON idempotency, stream, agent, api_key, active_bundle, registry_version TO countersign_gateway;
+GRANT UPDATE ON idempotency, replay, stream, agent, api_key, active_bundle, registry_version TO countersign_gateway;
 GRANT DELETE ON idempotency, open_call, replay TO countersign_gateway;
 
 GRANT INSERT ON leaf, frontier, position, checkpoint, anchor, coord TO countersign_sequencer;

@@ -1,0 +1,441 @@
+//! Several gateways on one PostgreSQL: one log, nothing lost, nothing twice, nobody in another's place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use countersign_ledger::verify::{VerifyOptions, verify_log};
+use countersign_ledger::{LeafIndex, VerifierKey};
+use countersign_model::{Draft, Kind, NewAgent, OutcomeStatus};
+use countersign_store::{
+    Committed, Database, PublishedLog, Query, Reader, Store, StoreConfig, StoreError,
+};
+use countersign_testkit::Postgres;
+use serde_json::Value;
+
+use crate::common::{World, recorded};
+
+/// One cluster for all tests; each has a database of its own.
+static CLUSTER: LazyLock<Postgres> = LazyLock::new(|| Postgres::start().unwrap());
+
+/// Gateways with one database and one keystore; clock and ids are common too.
+struct Site {
+    world: World,
+    url: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self { world: World::new(), url: CLUSTER.database().unwrap() }
+    }
+
+    fn config(&self, replica: &str) -> StoreConfig {
+        StoreConfig {
+            database: Database::Postgres(vec![self.url.clone()]),
+            keys: Some(self.world.folder.path().join("keys")),
+            replica: replica.to_owned(),
+            commit_deadline: Duration::from_secs(5),
+            ..self.world.config()
+        }
+    }
+
+    fn folder(&self, replica: &str) -> std::path::PathBuf {
+        self.world.folder.path().join(replica)
+    }
+
+    async fn gateway(&self, replica: &str) -> Store {
+        let config = self.config(replica);
+        Store::create(&self.folder(replica), &config).await.unwrap();
+        Store::open(&self.folder(replica), config).await.unwrap()
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        CLUSTER.sql(&self.url, sql).unwrap()
+    }
+
+    /// Checks the log that a gateway publishes; returns its records.
+    async fn records(&self, replica: &str) -> Vec<Value> {
+        let config = self.config(replica);
+        let reader = Reader::of(&self.folder(replica), &config).await.unwrap();
+        let (mut leaves, mut from) = (Vec::new(), 0);
+        loop {
+            let page = reader.range(LeafIndex(from), 1_000).await.unwrap();
+            let Some(last) = page.last() else { break };
+            from = last.index.0 + 1;
+            leaves.extend(page.into_iter().map(|record| record.leaf));
+        }
+        reader.close().await;
+        leaves
+    }
+
+    fn verified(&self, store: &Store) -> u64 {
+        let key: VerifierKey = store.vkey().unwrap().parse().unwrap();
+        let options = VerifyOptions { keys: vec![key], ..VerifyOptions::default() };
+        let report = verify_log(&PublishedLog::new(store.folder()), &options, &mut |_| {});
+        report.unwrap().size.0
+    }
+}
+
+fn note(site: &Site, n: usize) -> Draft {
+    Draft::new(site.world.id(), Kind::Detection).with("n", n)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_recorded_ordered_published_and_opened() {
+    let site = Site::new();
+    let store = site.gateway("g1").await;
+    let receipt = recorded(store.commit_intent(site.world.claiming("k", 1)).await.unwrap());
+    assert_eq!(receipt.index(), None, "the sequencer orders, not the writer");
+    let call = receipt.evaluation_id();
+    let outcome = site.world.outcome(call, OutcomeStatus::Executed, Some("\"done\""));
+    store.commit_outcome(outcome).await.unwrap();
+    assert_eq!(store.publish_now().await.unwrap(), 2);
+    assert_eq!(site.verified(&store), 2);
+
+    let reader = Reader::of(&site.folder("g1"), &site.config("g1")).await.unwrap();
+    let found = reader.get(call).await.unwrap().unwrap();
+    assert_eq!(found.leaf["gw"]["replica"], "g1");
+    assert_eq!(reader.disclosures(call).await.unwrap().len(), 3);
+    assert_eq!(reader.outcomes(call).await.unwrap().len(), 1);
+    let query = Query { principal: Some("ada@example.com".to_owned()), ..Query::default() };
+    assert_eq!(reader.query(&query).await.unwrap().records.len(), 1);
+    store.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r_036_a_key_is_claimed_once_among_three_gateways_and_its_result_given_everywhere() {
+    let site = Site::new();
+    let mut stores = Vec::new();
+    for replica in ["g1", "g2", "g3"] {
+        stores.push(site.gateway(replica).await);
+    }
+    for round in 0..10 {
+        let key = format!("k{round}");
+        let calls: Vec<_> = (0..50)
+            .map(|n| {
+                let (store, intent) = (stores[n % 3].clone(), site.world.claiming(&key, 1));
+                tokio::spawn(async move { store.commit_intent(intent).await.unwrap() })
+            })
+            .collect();
+        let (mut won, mut first) = (Vec::new(), BTreeSet::new());
+        for call in calls {
+            match call.await.unwrap() {
+                Committed::Recorded(receipt) => won.push(receipt),
+                Committed::InFlight { evaluation_id } => drop(first.insert(evaluation_id)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(won.len(), 1);
+        let call = won.remove(0).evaluation_id();
+        assert_eq!(first, BTreeSet::from([call]));
+        let waiting: Vec<_> = stores
+            .iter()
+            .map(|store| {
+                let store = store.clone();
+                tokio::spawn(async move { store.wait_outcome(call, Duration::from_secs(20)).await })
+            })
+            .collect();
+        let owner = site.sql(&format!("SELECT replica FROM countersign.open_call WHERE state = 'open'"));
+        let owner = &stores[owner.trim_start_matches('g').parse::<usize>().unwrap() - 1];
+        let outcome = site.world.outcome(call, OutcomeStatus::Executed, Some("\"paid\""));
+        owner.commit_outcome(outcome).await.unwrap();
+        for waiting in waiting {
+            assert!(waiting.await.unwrap(), "every gateway hears of the outcome");
+        }
+        for store in &stores {
+            match store.commit_intent(site.world.claiming(&key, 1)).await.unwrap() {
+                Committed::Replayed(stored) => assert_eq!(stored.result.unwrap(), "\"paid\""),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_gateways_write_one_log_and_each_publishes_it() {
+    let site = Site::new();
+    let mut stores = Vec::new();
+    for replica in ["g1", "g2", "g3"] {
+        stores.push(site.gateway(replica).await);
+    }
+    let writers: Vec<_> = (0..600)
+        .map(|n| {
+            let (store, draft) = (stores[n % 3].clone(), note(&site, n));
+            tokio::spawn(async move { store.append(draft).await.unwrap() })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    for store in &stores {
+        store.publish_now().await.unwrap();
+    }
+    let leaves = site.records("g2").await;
+    let seen: BTreeSet<u64> = leaves.iter().filter_map(|leaf| leaf["n"].as_u64()).collect();
+    assert_eq!((leaves.len(), seen.len()), (600, 600), "each of them once");
+    for store in &stores {
+        assert_eq!(site.verified(store), 600);
+    }
+    let [a, b, c] = ["g1", "g2", "g3"].map(|replica| {
+        std::fs::read_to_string(site.folder(replica).join("log/checkpoint")).unwrap()
+    });
+    assert!(a == b && b == c, "one signed checkpoint");
+}
+
+/// Each of two processes in turn loses its lease while it works, as a frozen process does.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_two_leaders_never_fork_the_log() {
+    let trials = trials("COUNTERSIGN_SEQUENCER_TRIALS", 20);
+    let site = Site::new();
+    let (one, two) = (site.gateway("g1").await, site.gateway("g2").await);
+    for n in 0..trials {
+        one.append(note(&site, 2 * n)).await.unwrap();
+        two.append(note(&site, 2 * n + 1)).await.unwrap();
+        let publish = |store: &Store| {
+            let store = store.clone();
+            tokio::spawn(async move { store.publish_now().await })
+        };
+        let (a, b) = (publish(&one), publish(&two));
+        site.sql("UPDATE countersign.coord SET beat = now() - interval '1 minute'");
+        let (c, d) = (publish(&one), publish(&two));
+        for done in [a, b, c, d] {
+            match done.await.unwrap() {
+                // Whoever lost the lease, or met the other one signing, has published nothing.
+                Ok(_) | Err(StoreError::Unavailable { .. } | StoreError::Database(_)) => {}
+                Err(error) => panic!("trial {n}: {error}"),
+            }
+        }
+    }
+    for store in [&one, &two] {
+        store.publish_now().await.unwrap();
+        store.publish_now().await.unwrap();
+        assert_eq!(site.verified(store), 2 * u64::try_from(trials).unwrap());
+    }
+    let epoch: usize = site.sql("SELECT epoch FROM countersign.coord").parse().unwrap();
+    assert!(epoch > trials / 4, "the lead changed hands {epoch} times");
+    let notes = site.sql("SELECT count(DISTINCT size), count(*) FROM countersign.checkpoint");
+    let (sizes, all) = notes.split_once('|').unwrap();
+    assert_eq!(sizes, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_gone_is_closed_by_another_and_may_come_back() {
+    let site = Site::new();
+    let (lost, other) = (site.gateway("g1").await, site.gateway("g2").await);
+    let call = recorded(lost.commit_intent(site.world.claiming("k", 1)).await.unwrap());
+    let call = call.evaluation_id();
+    site.sql("UPDATE countersign.stream SET beat = now() - interval '1 hour' WHERE replica = 'g1'");
+    let publisher = tokio::spawn({
+        let other = other.clone();
+        async move { other.publisher().await }
+    });
+    assert!(other.wait_outcome(call, Duration::from_secs(20)).await);
+    publisher.abort();
+
+    // It was only frozen: it goes on in a new epoch, and its call has an outcome already.
+    let late = site.world.outcome(call, OutcomeStatus::Executed, None);
+    let first = lost.commit_outcome(late).await;
+    assert!(matches!(first, Err(StoreError::Unavailable { .. })), "{first:?}");
+    let late = site.world.outcome(call, OutcomeStatus::Executed, None);
+    let again = lost.commit_outcome(late).await;
+    assert!(matches!(again, Err(StoreError::Invalid { .. })), "{again:?}");
+    lost.append(note(&site, 1)).await.unwrap();
+    other.publish_now().await.unwrap();
+    lost.publish_now().await.unwrap();
+    assert_eq!(site.verified(&other), site.verified(&lost));
+    let leaves = site.records("g2").await;
+    let gap = leaves.iter().find(|leaf| leaf["kind"] == "gap").unwrap();
+    assert_eq!((&gap["gap"], &gap["gw"]["replica"]), (&"gateway_lost".into(), &"g2".into()));
+    assert_eq!(gap["last"]["replica"], "g1");
+    let outcome = leaves.iter().find(|leaf| leaf["kind"] == "outcome").unwrap();
+    assert_eq!(outcome["outcome"], "unknown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_of_the_same_name_fences_the_first() {
+    let site = Site::new();
+    let first = site.gateway("g1").await;
+    first.append(note(&site, 1)).await.unwrap();
+    std::fs::create_dir(site.folder("elsewhere")).unwrap();
+    let second = Store::open(&site.folder("elsewhere"), site.config("g1")).await.unwrap();
+    second.append(note(&site, 2)).await.unwrap();
+    for _ in 0..3 {
+        let refused = first.append(note(&site, 3)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    }
+    second.append(note(&site, 4)).await.unwrap();
+    second.publish_now().await.unwrap();
+    second.publish_now().await.unwrap();
+    let leaves = site.records("g1").await;
+    let seen: Vec<_> = leaves.iter().filter_map(|leaf| leaf["n"].as_u64()).collect();
+    assert_eq!(seen, [1, 2, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t16_connections_cut_while_committing_leave_one_decision_for_each_key() {
+    let operations = trials("COUNTERSIGN_CUT_OPERATIONS", 300);
+    let site = Site::new();
+    let (one, two) = (site.gateway("g1").await, site.gateway("g2").await);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let cutter = std::thread::spawn({
+        let (stop, url) = (std::sync::Arc::clone(&stop), site.url.clone());
+        move || {
+            let mut cuts = 0_usize;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                            WHERE datname = current_database() AND application_name = 'countersign'
+                              AND query LIKE ANY (ARRAY['COMMIT', '%WITH fence%'])";
+                cuts += CLUSTER.sql(&url, cut).unwrap().parse::<usize>().unwrap();
+            }
+            cuts
+        }
+    });
+    let mut calls = Vec::new();
+    for worker in 0..8 {
+        let (store, world) = (if worker % 2 == 0 { &one } else { &two }, &site.world);
+        calls.push(async move {
+            for n in 0..operations / 8 {
+                let key = format!("{worker}/{n}");
+                let call = loop {
+                    match store.commit_intent(world.claiming(&key, 1)).await {
+                        Ok(Committed::Recorded(receipt)) => break receipt.evaluation_id(),
+                        // An attempt that was refused, though it is durable, is closed in a moment.
+                        Ok(Committed::InFlight { .. }) | Err(_) => {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                        Ok(other) => panic!("{other:?}"),
+                    }
+                };
+                loop {
+                    let outcome = world.outcome(call, OutcomeStatus::Executed, None);
+                    match store.commit_outcome(outcome).await {
+                        // Refused, and yet durable.
+                        Ok(_) | Err(StoreError::Invalid { .. }) => break,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    }
+                }
+            }
+        });
+    }
+    futures_util::future::join_all(calls).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let cuts = cutter.join().unwrap();
+    assert!(cuts > operations / 20, "{cuts} connections were cut");
+    settle(&site, &[&one, &two]).await;
+
+    let leaves = site.records("g1").await;
+    let mut executed: BTreeMap<&str, usize> = BTreeMap::new();
+    let decisions: BTreeMap<&str, &str> = leaves
+        .iter()
+        .filter(|leaf| leaf["kind"] == "decision")
+        .map(|leaf| (leaf["record_id"].as_str().unwrap(), leaf["idem"].as_str().unwrap()))
+        .collect();
+    for leaf in leaves.iter().filter(|leaf| leaf["outcome"] == "executed") {
+        *executed.entry(decisions[leaf["parent"].as_str().unwrap()]).or_default() += 1;
+    }
+    assert_eq!(executed.len(), operations / 8 * 8, "every key was executed");
+    assert!(executed.values().all(|times| *times == 1), "and none of them twice");
+    println!("{operations} operations, {cuts} cuts, {} leaves", leaves.len());
+}
+
+/// Waits until every call has its outcome, and checks the log.
+async fn settle(site: &Site, stores: &[&Store]) {
+    for _ in 0..200 {
+        for store in stores {
+            // A record of its own makes the writer settle what it owes.
+            let _ = store.append(note(site, 0)).await;
+        }
+        if site.sql("SELECT count(*) FROM countersign.open_call WHERE state = 'open'") == "0" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(site.sql("SELECT count(*) FROM countersign.open_call WHERE state = 'open'"), "0");
+    for store in stores {
+        while store.publish_now().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        store.publish_now().await.unwrap();
+        site.verified(store);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r_063_no_running_role_changes_the_ledger_or_sees_another_tenant() {
+    let site = Site::new();
+    let store = site.gateway("g1").await;
+    store.append(note(&site, 1)).await.unwrap();
+    store.publish_now().await.unwrap();
+    let roles = ["countersign_gateway", "countersign_sequencer", "countersign_reader", "countersign_retention"];
+    for table in ["intake", "leaf", "checkpoint"] {
+        for change in [
+            format!("UPDATE countersign.{table} SET tenant = tenant"),
+            format!("DELETE FROM countersign.{table}"),
+            format!("TRUNCATE countersign.{table}"),
+        ] {
+            for role in roles {
+                let sql = format!("SET ROLE {role}; SET countersign.tenant = 'acme'; {change}");
+                let error = CLUSTER.sql(&site.url, &sql).unwrap_err().to_string();
+                assert!(error.contains("permission denied"), "{role}: {change}: {error}");
+            }
+            let error = CLUSTER.sql(&site.url, &change).unwrap_err().to_string();
+            assert!(error.contains("append-only"), "the owner: {change}: {error}");
+        }
+    }
+    for role in roles.into_iter().take(3) {
+        let count = |tenant: &str| {
+            site.sql(&format!(
+                "SET ROLE {role}; SET countersign.tenant = '{tenant}'; SELECT count(*) FROM countersign.intake"
+            ))
+        };
+        assert_eq!((count("acme"), count("other"), count("")), ("1".into(), "0".into(), "0".into()));
+        let forged = format!(
+            "SET ROLE {role}; SET countersign.tenant = 'other';
+             INSERT INTO countersign.intake VALUES ('acme', 'g1', 9, 1, '', '', '', '')"
+        );
+        CLUSTER.sql(&site.url, &forged).unwrap_err();
+    }
+    assert_eq!(site.sql("SELECT count(*) FROM countersign.intake"), "1", "nothing has changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_and_erasures_are_known_to_every_gateway_in_a_moment() {
+    let site = Site::new();
+    let (one, two) = (site.gateway("g1").await, site.gateway("g2").await);
+    let publishers = [&one, &two].map(|store| {
+        let store = store.clone();
+        tokio::spawn(async move { store.publisher().await })
+    });
+    let new: NewAgent = serde_json::from_value(serde_json::json!({
+        "name": "billing-bot", "purpose": "billing", "owner": "ada@example.com", "environment": "prod",
+    }))
+    .unwrap();
+    let (_, key) = one.agents().add(new, "test").await.unwrap();
+    await_that(|| two.authenticate(&key.text).is_ok()).await;
+    two.agents().disable("billing-bot", "test").await.unwrap();
+    await_that(|| one.authenticate(&key.text).is_err()).await;
+
+    let before = recorded(two.commit_intent(site.world.intent()).await.unwrap()).evaluation_id();
+    one.erase("ada@example.com", "T-1", None, "test").await.unwrap();
+    let after = recorded(two.commit_intent(site.world.intent()).await.unwrap()).evaluation_id();
+    await_that(|| site.sql("SELECT count(*) > 5 FROM countersign.leaf") == "t").await;
+    let reader = Reader::of(&site.folder("g2"), &site.config("g2")).await.unwrap();
+    let erased = reader.disclosures(before).await.unwrap_err();
+    assert!(erased.to_string().contains("erased on"), "{erased}");
+    assert_eq!(reader.disclosures(after).await.unwrap().len(), 3, "a new key for new records");
+    publishers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+async fn await_that(mut done: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it does not happen");
+}
+
+fn trials(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |n| n.parse().unwrap())
+}
