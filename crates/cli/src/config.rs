@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use countersign_gateway::GatewayConfig;
 use countersign_gateway::upstream::{ClientIdentity, StdioCommand, Transport, UpstreamConfig};
 use countersign_model::{AgentName, Environment, ServerName, TenantId};
+use countersign_store::Database;
 use serde::Deserialize;
 
 use crate::paths::Paths;
@@ -26,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) tenant: Option<String>,
     /// The log's origin, a URL without scheme that names it for ever; `localhost/<tenant>` if absent.
     pub(crate) origin: Option<String>,
+    /// Where the ledger's tables are.
+    pub(crate) store: StoreTable,
     /// Where agents call.
     pub(crate) data_plane: DataPlane,
     /// Where people and the command line call.
@@ -34,6 +37,45 @@ pub(crate) struct Config {
     pub(crate) anchors: Anchors,
     /// The servers behind the gateway, by name.
     pub(crate) upstreams: BTreeMap<ServerName, Upstream>,
+}
+
+/// `[store]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StoreTable {
+    /// URLs of PostgreSQL servers of which one is the primary; the file in the data folder if empty.
+    pub(crate) url: Vec<String>,
+    /// The name of this gateway among those that share the log; each needs its own.
+    pub(crate) replica: String,
+}
+
+impl Default for StoreTable {
+    fn default() -> Self {
+        Self { url: Vec::new(), replica: "g1".into() }
+    }
+}
+
+/// Longest name of a gateway, in bytes: it stands in every leaf.
+const REPLICA_BYTES_MAX: usize = 32;
+
+impl StoreTable {
+    /// Returns where the tables are.
+    pub(crate) fn database(&self) -> Database {
+        if self.url.is_empty() { Database::Sqlite } else { Database::Postgres(self.url.clone()) }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let Self { url, replica } = self;
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if replica.is_empty() || replica.len() > REPLICA_BYTES_MAX || !replica.bytes().all(fits) {
+            bail!("store.replica has 1 to {REPLICA_BYTES_MAX} lower-case letters, digits or `-`");
+        }
+        if !url.iter().all(|url| url.starts_with("postgres://") || url.starts_with("postgresql://"))
+        {
+            bail!("store.url is a list of URLs like `postgres://countersign@db1:5432/countersign`");
+        }
+        Ok(())
+    }
 }
 
 /// `[data_plane]`.
@@ -147,7 +189,10 @@ impl Config {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+        let config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
+        config.store.check().with_context(|| format!("{} is not valid", path.display()))?;
+        Ok(config)
     }
 
     /// Returns the tenant.

@@ -39,6 +39,8 @@ pub(crate) struct Running {
 pub(crate) fn store_config(config: &Config) -> StoreConfig {
     let mut store = StoreConfig::new(config.tenant(), Arc::new(SystemClock), ids());
     store.origin = config.origin();
+    store.database = config.store.database();
+    store.replica.clone_from(&config.store.replica);
     store
 }
 

@@ -25,11 +25,7 @@ pub(crate) struct Anchor {
 
 impl Anchor {
     /// Writes the row; a newer anchor of the same source replaces the older one.
-    pub(crate) async fn put(
-        &self,
-        conn: &mut Conn,
-        tenant: &str,
-    ) -> Result<(), sqlx::Error> {
+    pub(crate) async fn put(&self, conn: &mut Conn, tenant: &str) -> Result<(), sqlx::Error> {
         let size = int(self.size);
         let row = [
             Column::Text(tenant),

@@ -453,8 +453,7 @@ async fn settle_claim(
     let sql =
         "SELECT agent, idempotency_key, digest FROM idempotency WHERE tenant = $1 AND record = $2";
     let row = tx.fetch_one(sql, &[Column::Text(tenant), Column::Blob(&record)]).await?;
-    let (agent, key, digest): (Vec<u8>, Vec<u8>, Vec<u8>) =
-        (row.get(0)?, row.get(1)?, row.get(2)?);
+    let (agent, key, digest): (Vec<u8>, Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let sum = claim_sum(tenant, &agent, &key, &record, &digest, status.as_str());
     let sql = "UPDATE idempotency SET status = $3, sum = $4 WHERE tenant = $1 AND record = $2";
     let (tenant, status) = (Column::Text(tenant), Column::Text(status.as_str()));
@@ -469,9 +468,9 @@ mod tests {
     use countersign_model::{Draft, Kind};
 
     use super::*;
-    use crate::writer::open_calls;
     use crate::db::sqlite;
     use crate::head;
+    use crate::writer::open_calls;
 
     async fn begin<'a>(conn: &'a mut Conn, ending: &[RecordId]) -> Batch<'a> {
         let head = head::load_head(conn, "acme", "a").await.unwrap();

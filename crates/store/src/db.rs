@@ -3,6 +3,7 @@
 pub(crate) mod postgres;
 mod sql;
 pub(crate) mod sqlite;
+pub(crate) mod warnings;
 
 use std::time::Duration;
 

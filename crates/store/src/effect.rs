@@ -12,8 +12,13 @@ use crate::db::{self, Column, Conn, row_sum, with_sum};
 pub(crate) enum Effect {
     PutAgent(Box<Agent>),
     PutKey(ApiKey),
-    PutBundle { hash: String, files: Arc<BTreeMap<String, Vec<u8>>> },
-    ActivateBundle { hash: String },
+    PutBundle {
+        hash: String,
+        files: Arc<BTreeMap<String, Vec<u8>>>,
+    },
+    ActivateBundle {
+        hash: String,
+    },
     /// Lets other gateways look for what this record changes.
     TellOthers,
 }
@@ -105,11 +110,7 @@ pub(crate) fn status_text(status: AgentStatus) -> &'static str {
     }
 }
 
-pub(crate) async fn apply(
-    tx: &mut Conn,
-    tenant: &str,
-    effect: Effect,
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn apply(tx: &mut Conn, tenant: &str, effect: Effect) -> Result<(), sqlx::Error> {
     let is_news = matches!(effect, Effect::PutAgent(_) | Effect::PutKey(_) | Effect::TellOthers);
     if is_news && matches!(tx, Conn::Postgres(_)) {
         let sql = "UPDATE registry_version SET version = version + 1 WHERE tenant = $1";
@@ -148,11 +149,7 @@ fn agent_columns<'a>(tenant: &'a str, agent: &'a Agent, roles: &'a str) -> [Colu
     ]
 }
 
-async fn put_agent(
-    tx: &mut Conn,
-    tenant: &str,
-    agent: &Agent,
-) -> Result<(), sqlx::Error> {
+async fn put_agent(tx: &mut Conn, tenant: &str, agent: &Agent) -> Result<(), sqlx::Error> {
     let roles = roles_text(agent);
     tx.execute(
         "INSERT INTO agent
@@ -234,11 +231,7 @@ pub(crate) fn active_bundle_sum(tenant: &str, hash: &str) -> Vec<u8> {
     row_sum("active_bundle", &[Column::Text(tenant), Column::Text(hash)])
 }
 
-async fn activate_bundle(
-    tx: &mut Conn,
-    tenant: &str,
-    hash: &str,
-) -> Result<(), sqlx::Error> {
+async fn activate_bundle(tx: &mut Conn, tenant: &str, hash: &str) -> Result<(), sqlx::Error> {
     let columns = [Column::Text(tenant), Column::Text(hash)];
     tx.execute(
         "INSERT INTO active_bundle (tenant, hash, sum) VALUES ($1, $2, $3)

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep};
 use crate::db::{Column, Pool};
 use crate::effect::{Effect, Purge};
 use crate::keystore::{SHARD_SLOTS, day_of};
+use crate::store::Inner;
 use crate::subject::{blocking, names};
 use crate::writer::Message;
-use crate::store::Inner;
 use crate::{Appended, Reader, Store, StoreError};
 
 /// Longest ticket id, in bytes: it is public.
@@ -371,7 +371,8 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Corrupt`].
     pub async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
-        let mut holds: Vec<Hold> = holds(&self.db, self.tenant.as_str()).await?.into_values().collect();
+        let mut holds: Vec<Hold> =
+            holds(&self.db, self.tenant.as_str()).await?.into_values().collect();
         holds.sort_by_key(|hold| (hold.since_ms, hold.record_id));
         Ok(holds)
     }

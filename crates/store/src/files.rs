@@ -44,6 +44,15 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> Result<
     write_staged(path, &path.with_file_name(format!(".{name}.new")), bytes, access)
 }
 
+/// Opens a file that is only there to be locked.
+pub(crate) fn open_lock(path: &Path) -> Result<File, StoreError> {
+    let mut options = File::options();
+    options.create(true).write(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).at(path)
+}
+
 /// Makes `path` with `bytes` unless it is there: of several processes that try, one does.
 pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -9,6 +9,7 @@ mod joins;
 mod ledger;
 mod rows;
 mod schema;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use crate::files::read_if_there;
 use crate::keystore::Keystore;
 use crate::publish::{CHECKPOINT, FOLDER};
 use crate::published::PublishedLog;
+
+pub use shared::check_shared;
 
 /// What a sound store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,7 +123,7 @@ pub async fn check(
     check.rows().await?;
     let claims = check.claims(published, &keys_folder).await?;
     let known = check.ledger(progress).await?;
-    check.compare_roots(&claims)?;
+    compare_roots(&check.roots, check.report.leaves, &claims)?;
     check.joins(&known).await?;
     check.structure().await?;
     check.schema().await?;
@@ -231,21 +234,6 @@ impl Check<'_> {
         Ok(claims)
     }
 
-    /// Compares what vouches for roots with the roots that follow from the leaves.
-    fn compare_roots(&self, claims: &[Claim]) -> Result<(), Problem> {
-        for claim in claims {
-            let found = self.roots.get(&claim.size).copied().flatten();
-            if found != Some(claim.root) {
-                let reason = match found {
-                    None => format!("it has {} leaves, the log {}", claim.size, self.report.leaves),
-                    Some(root) => format!("the leaves lead to root `{root}`"),
-                };
-                return Err(Problem::row(&claim.object, &claim.key, claim.column, reason));
-            }
-        }
-        Ok(())
-    }
-
     /// Lets SQLite check its own pages and indexes.
     async fn structure(&mut self) -> Result<(), Problem> {
         let lines: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check(1)")
@@ -254,9 +242,30 @@ impl Check<'_> {
             .map_err(Problem::query(db::sqlite::FILE))?;
         match lines.first().map(String::as_str) {
             Some("ok") => Ok(()),
-            other => Err(Problem::file(db::sqlite::FILE, other.unwrap_or("the check says nothing"))),
+            other => {
+                Err(Problem::file(db::sqlite::FILE, other.unwrap_or("the check says nothing")))
+            }
         }
     }
+}
+
+/// Compares what vouches for roots with the roots that follow from the leaves.
+fn compare_roots(
+    roots: &BTreeMap<u64, Option<Hash>>,
+    leaves: u64,
+    claims: &[Claim],
+) -> Result<(), Problem> {
+    for claim in claims {
+        let found = roots.get(&claim.size).copied().flatten();
+        if found != Some(claim.root) {
+            let reason = match found {
+                None => format!("it has {} leaves, the log {leaves}", claim.size),
+                Some(root) => format!("the leaves lead to root `{root}`"),
+            };
+            return Err(Problem::row(&claim.object, &claim.key, claim.column, reason));
+        }
+    }
+    Ok(())
 }
 
 fn claim(object: String, point: &Checkpoint) -> Claim {

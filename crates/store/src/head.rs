@@ -22,10 +22,7 @@ pub(crate) fn coord_sum(tenant: &str, leader: &str, epoch: i64) -> Vec<u8> {
     row_sum("coord", &[Column::Text(tenant), Column::Text(leader), Column::Int(epoch)])
 }
 
-pub(crate) async fn load_coord(
-    conn: &mut Conn,
-    tenant: &str,
-) -> Result<Option<Coord>, StoreError> {
+pub(crate) async fn load_coord(conn: &mut Conn, tenant: &str) -> Result<Option<Coord>, StoreError> {
     let sql = "SELECT leader, epoch FROM coord WHERE tenant = $1";
     let Some(row) = conn.fetch_optional(sql, &[Column::Text(tenant)]).await? else {
         return Ok(None);
@@ -34,10 +31,7 @@ pub(crate) async fn load_coord(
 }
 
 /// Notes whose store it is; nothing has run yet.
-pub(crate) async fn create_coord(
-    conn: &mut Conn,
-    tenant: &str,
-) -> Result<(), StoreError> {
+pub(crate) async fn create_coord(conn: &mut Conn, tenant: &str) -> Result<(), StoreError> {
     let sql = "INSERT INTO coord (tenant, leader, epoch, sum) VALUES ($1, '', 0, $2)";
     conn.execute(sql, &[Column::Text(tenant), Column::Blob(&coord_sum(tenant, "", 0))]).await?;
     Ok(())
@@ -103,10 +97,7 @@ pub(crate) async fn load_last(
     Ok(Some(Last { leaf, body }))
 }
 
-pub(crate) async fn load_frontier(
-    conn: &mut Conn,
-    tenant: &str,
-) -> Result<Frontier, StoreError> {
+pub(crate) async fn load_frontier(conn: &mut Conn, tenant: &str) -> Result<Frontier, StoreError> {
     let tenant = [Column::Text(tenant)];
     let sql = "SELECT size, edge, root FROM frontier WHERE tenant = $1";
     let row = conn.fetch_optional(sql, &tenant).await?;

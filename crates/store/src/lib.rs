@@ -48,6 +48,7 @@ mod writer;
 
 pub use clock::{Clock, IdSource};
 pub use config::{Database, StoreConfig};
+pub use db::warnings::CommitWarnings;
 pub use erase::{Erased, Hold, TICKET_BYTES_MAX};
 pub use error::StoreError;
 pub use index::{Page, Query};

@@ -265,8 +265,7 @@ impl Publisher {
 
     /// Publishes here what the process that orders the log has signed.
     async fn follow(&mut self, db: &Pool) -> Result<u64, StoreError> {
-        let sql =
-            "SELECT size, note FROM checkpoint WHERE tenant = $1 ORDER BY size DESC LIMIT 1";
+        let sql = "SELECT size, note FROM checkpoint WHERE tenant = $1 ORDER BY size DESC LIMIT 1";
         let Some(row) = db.fetch_optional(sql, &[Column::Text(&self.tenant)]).await? else {
             return Ok(self.published);
         };
@@ -407,10 +406,7 @@ impl Store {
 }
 
 /// Reads the frontier alone: leaves may be added at the same time.
-async fn load_frontier(
-    db: &Pool,
-    tenant: &str,
-) -> Result<Frontier, StoreError> {
+async fn load_frontier(db: &Pool, tenant: &str) -> Result<Frontier, StoreError> {
     let sql = "SELECT edge FROM frontier WHERE tenant = $1";
     let row = db.fetch_optional(sql, &[Column::Text(tenant)]).await?;
     let edge: Option<Vec<u8>> = row.map(|row| row.get(0)).transpose()?;

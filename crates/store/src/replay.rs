@@ -9,11 +9,7 @@ use crate::keystore::Keystore;
 use crate::prepare::{RESULT, SealedRow, joined};
 
 /// Returns whether a call has no outcome yet.
-pub(crate) async fn is_open(
-    db: &Pool,
-    tenant: &str,
-    call: RecordId,
-) -> Result<bool, StoreError> {
+pub(crate) async fn is_open(db: &Pool, tenant: &str, call: RecordId) -> Result<bool, StoreError> {
     let sql = "SELECT state FROM open_call WHERE tenant = $1 AND record = $2 AND state = 'open'";
     let args = [Column::Text(tenant), Column::Blob(&record_bytes(call))];
     Ok(db.fetch_optional(sql, &args).await?.is_some())

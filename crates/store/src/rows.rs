@@ -71,10 +71,13 @@ impl Rows {
             }
         }
         match (tx, frontier) {
-            (Conn::Sqlite(conn), Some(frontier)) => {
-                self.write_sqlite(conn, stream, frontier).await
+            (Conn::Sqlite(conn), Some(frontier)) => self.write_sqlite(conn, stream, frontier).await,
+            (tx @ Conn::Postgres(_), None) => {
+                if let Conn::Postgres(conn) = tx {
+                    self.write_postgres(conn, stream).await?;
+                }
+                tx.commit().await
             }
-            (Conn::Postgres(conn), None) => self.write_postgres(conn, stream).await,
             (Conn::Sqlite(_), None) | (Conn::Postgres(_), Some(_)) => {
                 Err(sqlx::Error::Protocol("a writer orders the log, or a sequencer does".into()))
             }

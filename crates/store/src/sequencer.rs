@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use countersign_ledger::hash::sha256;
 use countersign_ledger::{Frontier, Hash, leaf_hash};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::StoreError;
 use crate::db::postgres::{Role, Servers};
 use crate::db::{Column, Conn, Row, int, unsigned};
-use crate::limits::{LEASE_RENEWED_MS, SEQUENCED_RECORDS_MAX};
+use crate::limits::{COMMIT_GIVEN_UP_MS, LEASE_RENEWED_MS, SEQUENCED_RECORDS_MAX};
+
+/// How long the database may take for what is to be ordered at once.
+const ROUND_GIVEN_UP: Duration = Duration::from_millis(COMMIT_GIVEN_UP_MS);
 
 /// The process that orders the log, or would if the leader were gone.
 pub(crate) struct Sequencer {
@@ -54,7 +57,10 @@ impl Sequencer {
 
     /// Orders what is durable and has no place yet, if this process leads or can. A stream with a hole or a broken chain goes no further, and the log file says so.
     pub(crate) async fn run(&mut self) -> Result<(), StoreError> {
-        let done = self.rounds().await;
+        let done = match timeout(ROUND_GIVEN_UP, self.rounds()).await {
+            Ok(done) => done,
+            Err(_) => Err(StoreError::unavailable("the database does not answer")),
+        };
         if let Err(StoreError::Database(_) | StoreError::Unavailable { .. }) = &done {
             self.lease = None;
             if let Some(conn) = self.conn.take() {
@@ -136,7 +142,11 @@ impl Sequencer {
         }
         let sql = "SELECT size FROM checkpoint WHERE tenant = $1 AND size = $2 AND note = $3";
         let args = [Column::Text(&self.tenant), Column::Int(int(size)), Column::Text(note)];
-        conn.fetch_optional(sql, &args).await?.map(drop).ok_or_else(lost)
+        let same = conn.fetch_optional(sql, &args).await?;
+        if same.is_none() {
+            self.lease = None;
+        }
+        same.map(drop).ok_or_else(lost)
     }
 
     /// Lets another process lead at once.

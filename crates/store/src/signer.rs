@@ -4,12 +4,10 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use countersign_ledger::{
-    Checkpoint, Hash, Note, SigningKey, TreeSize, VerifierKey, empty_root,
-};
+use countersign_ledger::{Checkpoint, Hash, Note, SigningKey, TreeSize, VerifierKey, empty_root};
 
 use crate::StoreError;
-use crate::files::{Access, AtPath as _, read_if_there, write_atomic};
+use crate::files::{Access, AtPath as _, open_lock, read_if_there, write_atomic};
 use crate::publish::extends;
 
 /// The signing key with its memory.
@@ -30,7 +28,7 @@ impl Signer {
     /// Keeps other processes from signing meanwhile, and reads what the last one signed.
     pub(crate) fn remember(&mut self) -> Result<File, StoreError> {
         let path = self.path.with_extension("lock");
-        let lock = File::options().create(true).write(true).truncate(false).open(&path).at(&path)?;
+        let lock = open_lock(&path)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

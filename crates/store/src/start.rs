@@ -11,10 +11,7 @@ use crate::prepare::Prepared;
 use crate::writer::{Context, closing_outcome, open_calls};
 
 /// Begins an epoch and returns the writer's place in it.
-pub(crate) async fn begin(
-    conn: &mut Conn,
-    context: &Context,
-) -> Result<Head, StoreError> {
+pub(crate) async fn begin(conn: &mut Conn, context: &Context) -> Result<Head, StoreError> {
     let tenant = context.tenant.as_str();
     conn.begin().await?;
     let coord = load_coord(conn, tenant).await?;

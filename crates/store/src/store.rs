@@ -17,7 +17,7 @@ use crate::config::{Database, StoreConfig};
 use crate::db::postgres::Servers;
 use crate::db::{Column, Conn, Pool, sqlite};
 use crate::effect::Effect;
-use crate::files::{AtPath as _, make_folder};
+use crate::files::{AtPath as _, make_folder, open_lock};
 use crate::head::{create_coord, load_coord};
 use crate::intent::{
     Appended, Committed, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult,
@@ -122,8 +122,7 @@ async fn begin(conn: Option<Conn>, context: &Context) -> Result<(Conn, Head), St
         }
         (Place::Servers { servers, instance }, _) => {
             let (mut conn, head) = stream::begin(context, servers, instance, true).await?;
-            let calls =
-                stream::open_calls(&mut conn, &context.tenant, &context.replica).await?;
+            let calls = stream::open_calls(&mut conn, &context.tenant, &context.replica).await?;
             let head = start::sweep(&mut conn, context, head, &calls).await?;
             Ok((conn, head))
         }
@@ -180,8 +179,7 @@ impl Store {
         let Opened { place, conn, read, number } = Opened::open(folder, &config).await?;
         let tenant = config.tenant.as_str();
         let sequencer = place.sequencer(tenant);
-        let publisher =
-            publish::Publisher::open(&read, folder, &config, &keys, sequencer).await?;
+        let publisher = publish::Publisher::open(&read, folder, &config, &keys, sequencer).await?;
         let subjects = Arc::new(Subjects::load(&read, tenant, &keys, number).await?);
         subjects.get(TENANT_SUBJECT);
         let registry = Registry::load(&read, tenant).await?;
@@ -603,7 +601,7 @@ impl Drop for Answer<'_> {
 
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(LOCK);
-    let file = File::options().create(true).write(true).truncate(false).open(&path).at(&path)?;
+    let file = open_lock(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked(folder.to_owned())),

@@ -115,7 +115,8 @@ fn gap(context: &Context, why: &str, last: (&str, u64, u64)) -> Result<Prepared,
 
 /// Reads a stream's row and keeps others from changing it until the transaction ends.
 async fn lock(conn: &mut Conn, tenant: &str, replica: &str) -> Result<Stream, StoreError> {
-    let sql = "SELECT epoch, seq, instance FROM stream WHERE tenant = $1 AND replica = $2 FOR UPDATE";
+    let sql =
+        "SELECT epoch, seq, instance FROM stream WHERE tenant = $1 AND replica = $2 FOR UPDATE";
     let row = conn.fetch_one(sql, &[Column::Text(tenant), Column::Text(replica)]).await?;
     Ok(Stream {
         epoch: unsigned(row.get(0)?, "stream.epoch")?,
@@ -187,9 +188,7 @@ pub(crate) async fn lost(db: &Pool, tenant: &str) -> Result<Vec<Lost>, StoreErro
         )
         .await?;
     rows.iter()
-        .map(|row| {
-            Ok(Lost { replica: row.get(0)?, epoch: unsigned(row.get(1)?, "stream.epoch")? })
-        })
+        .map(|row| Ok(Lost { replica: row.get(0)?, epoch: unsigned(row.get(1)?, "stream.epoch")? }))
         .collect()
 }
 

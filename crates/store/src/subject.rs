@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-
 use crate::StoreError;
 use crate::db::{Column, Conn, Pool, Row, row_sum};
 use crate::keystore::{Keystore, SHARD_SLOTS};
@@ -41,11 +40,7 @@ impl Subject {
     }
 
     /// Writes the row; another record may have written it in the meantime.
-    pub(crate) async fn insert(
-        &self,
-        tx: &mut Conn,
-        tenant: &str,
-    ) -> Result<(), sqlx::Error> {
+    pub(crate) async fn insert(&self, tx: &mut Conn, tenant: &str) -> Result<(), sqlx::Error> {
         let slot = i64::from(self.slot);
         let sum = Self::sum(tenant, &self.name, slot);
         let (tenant, name) = (Column::Text(tenant), Column::Text(&self.name));

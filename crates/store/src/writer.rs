@@ -41,6 +41,10 @@ const COMMIT_GIVEN_UP: Duration = Duration::from_millis(COMMIT_GIVEN_UP_MS);
 
 type Reply = oneshot::Sender<Result<(), StoreError>>;
 
+fn no_answer() -> StoreError {
+    StoreError::unavailable("the database does not answer")
+}
+
 /// A message to the writer.
 pub(crate) enum Message {
     Job(Box<Job>),
@@ -205,7 +209,7 @@ impl Writer {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => self.fail(StoreError::unavailable("another process took over")),
             Ok(Err(error)) => self.fail(error.into()),
-            Err(_) => self.fail(StoreError::unavailable("the database does not answer")),
+            Err(_) => self.fail(no_answer()),
         }
     }
 
@@ -232,7 +236,8 @@ impl Writer {
                 (conn, head)
             }
             Place::Servers { servers, instance } => {
-                stream::begin(context, servers, instance, false).await?
+                let begun = stream::begin(context, servers, instance, false);
+                timeout(COMMIT_GIVEN_UP, begun).await.unwrap_or_else(|_| Err(no_answer()))?
             }
         });
         Ok(())
@@ -444,7 +449,7 @@ impl Writer {
             }
             Err(_) => {
                 conn.close_hard().await;
-                Err(StoreError::unavailable("the database does not answer"))
+                Err(no_answer())
             }
         }
     }
@@ -554,10 +559,7 @@ pub(crate) fn closing_outcome(
 }
 
 /// Returns the calls that are open, oldest first.
-pub(crate) async fn open_calls(
-    conn: &mut Conn,
-    tenant: &str,
-) -> Result<Vec<RecordId>, StoreError> {
+pub(crate) async fn open_calls(conn: &mut Conn, tenant: &str) -> Result<Vec<RecordId>, StoreError> {
     let sql = "SELECT record FROM open_call WHERE tenant = $1 AND state = 'open' ORDER BY record";
     let rows = conn.fetch_all(sql, &[Column::Text(tenant)]).await?;
     rows.iter().map(|row| crate::batch::record_from(&row.get::<Vec<u8>>(0)?)).collect()

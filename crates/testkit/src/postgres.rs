@@ -60,7 +60,11 @@ impl Postgres {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut supervisor = Command::new("sh");
         supervisor.args(["-c", SUPERVISE, "sh", "-c", "max_connections=200"]).current_dir(&folder);
-        supervisor.env("BIN", &bin).env("DATA", &data).env("FOLDER", &folder).env("PORT", port.to_string());
+        supervisor
+            .env("BIN", &bin)
+            .env("DATA", &data)
+            .env("FOLDER", &folder)
+            .env("PORT", port.to_string());
         supervisor.stdin(Stdio::piped()).stdout(Stdio::piped());
         run_as(&mut supervisor, account);
         let mut supervisor = supervisor.spawn()?;

@@ -11,8 +11,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::clock::SystemClock;
+use crate::config::Config;
 use crate::control::{Control, with_store};
 use crate::paths::Paths;
+use crate::run::store_config;
 
 /// The name under which changes without a gateway are recorded.
 const ACTOR: &str = "command-line";
@@ -171,7 +173,8 @@ fn show_key(answer: &Value, json: bool) {
 /// Reads the registry; a running gateway is not in the way.
 pub(crate) async fn registered(paths: &Paths) -> anyhow::Result<Vec<Agent>> {
     let hint = "there is no readable ledger here; `countersign init` makes one";
-    let reader = Reader::open(&paths.data, None).await.context(hint)?;
+    let config = store_config(&Config::read(&paths.config)?);
+    let reader = Reader::of(&paths.data, &config).await.context(hint)?;
     let agents = reader.agents().await;
     reader.close().await;
     let mut agents = agents?;

@@ -8,8 +8,10 @@ use countersign_store::{Reader, StoreError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::control::{Control, with_store};
 use crate::paths::Paths;
+use crate::run::store_config;
 
 /// The name under which changes without a gateway are recorded.
 const ACTOR: &str = "command-line";
@@ -96,7 +98,8 @@ fn say(answer: &Value, sentence: &str, json: bool) -> io::Result<()> {
 
 async fn list(json: bool, paths: &Paths) -> anyhow::Result<()> {
     let hint = "there is no readable ledger here; `countersign init` makes one";
-    let reader = Reader::open(&paths.data, None).await.context(hint)?;
+    let config = store_config(&Config::read(&paths.config)?);
+    let reader = Reader::of(&paths.data, &config).await.context(hint)?;
     let holds = read(&reader).await;
     reader.close().await;
     let holds = holds?;

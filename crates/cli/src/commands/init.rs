@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the command's output")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -24,8 +24,21 @@ static BLANK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../policies/blank")
 ///
 /// Nothing that is there is overwritten. The folder is the current one, or that of --dir.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  countersign --dir gateway init")]
+#[command(after_help = "Examples:\n  countersign --dir gateway init\n  \
+    countersign --dir g2 init --store postgres://db1/countersign --store postgres://db2/countersign \\\n      \
+    --replica g2 --keys /srv/countersign-keys")]
 pub(crate) struct Args {
+    /// Keep the ledger in PostgreSQL, shared with other gateways: the server's URL, once for each server
+    ///
+    /// A password is better kept in ~/.pgpass than in the URL, which is written to countersign.toml.
+    #[arg(long, value_name = "URL")]
+    store: Vec<String>,
+    /// This gateway's name among those that share the ledger
+    #[arg(long, value_name = "NAME", default_value = "g1", requires = "store")]
+    replica: String,
+    /// The folder with the keys that the gateways share; made by the first of them
+    #[arg(long, value_name = "FOLDER", requires = "store")]
+    keys: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,9 +51,14 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
         }
     }
     make_folder(&paths.root)?;
-    write(&paths.config, TEMPLATE.as_bytes())?;
+    write(&paths.config, configuration(&args).as_bytes())?;
+    let config = Config::read(&paths.config)?;
+    if let Some(keys) = &args.keys {
+        make_private_folder(&paths.data)?;
+        share_keys(keys, &paths.data.join("keys"))?;
+    }
     write_folder(&BLANK, &paths.policies)?;
-    let vkey = create_ledger(paths).await?;
+    let vkey = create_ledger(paths, &config).await?;
     if args.json {
         let made = json!({
             "config": paths.config, "policies": paths.policies, "data": paths.data, "vkey": vkey,
@@ -52,13 +70,32 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns the commented configuration, with the shared ledger if there is one.
+fn configuration(args: &Args) -> String {
+    if args.store.is_empty() {
+        return TEMPLATE.to_owned();
+    }
+    let table = json!({ "url": args.store, "replica": args.replica });
+    let lines = table.as_object().into_iter().flatten();
+    // JSON's strings and lists of strings are TOML's too.
+    let lines: Vec<String> = lines.map(|(key, value)| format!("{key} = {value}")).collect();
+    format!("{TEMPLATE}\n[store]\n{}\n", lines.join("\n"))
+}
+
+/// Lets the keystore's place lead to the folder that gateways share.
+fn share_keys(keys: &Path, place: &Path) -> anyhow::Result<()> {
+    make_private_folder(keys)?;
+    let keys = keys.canonicalize().with_context(|| format!("cannot find {}", keys.display()))?;
+    std::os::unix::fs::symlink(&keys, place)
+        .with_context(|| format!("cannot make {}", place.display()))
+}
+
 /// Makes the ledger and opens it once, so that it can be read before the first start. Returns the key
 /// by which auditors check it.
-async fn create_ledger(paths: &Paths) -> anyhow::Result<String> {
-    let config = Config::read(&paths.config)?;
+async fn create_ledger(paths: &Paths, config: &Config) -> anyhow::Result<String> {
     let failed = || format!("cannot make the ledger in {}", paths.data.display());
-    Store::create(&paths.data, &store_config(&config)).await.with_context(failed)?;
-    let store = Store::open(&paths.data, store_config(&config)).await.with_context(failed)?;
+    Store::create(&paths.data, &store_config(config)).await.with_context(failed)?;
+    let store = Store::open(&paths.data, store_config(config)).await.with_context(failed)?;
     let vkey = store.vkey();
     store.shutdown().await?;
     Ok(vkey?)
@@ -77,6 +114,13 @@ fn write_folder(folder: &Dir<'_>, to: &Path) -> anyhow::Result<()> {
 
 fn make_folder(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
+}
+
+fn make_private_folder(path: &Path) -> anyhow::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    let made = builder.recursive(true).create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {

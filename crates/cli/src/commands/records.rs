@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::paths::Paths;
+use crate::run::store_config;
 
 /// Rows of a table unless `--limit` says otherwise; JSON and CSV have all.
 const TABLE_ROWS: u64 = 100;
@@ -126,7 +127,8 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
 
 /// Opens an installation's ledger for reading; a gateway may run.
 pub(super) async fn open(paths: &Paths) -> anyhow::Result<Reader> {
-    Reader::open(&paths.data, None).await.with_context(|| {
+    let config = store_config(&Config::read(&paths.config)?);
+    Reader::of(&paths.data, &config).await.with_context(|| {
         format!("cannot read the ledger in {} (`countersign init` makes one)", paths.data.display())
     })
 }

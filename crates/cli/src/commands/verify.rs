@@ -13,12 +13,14 @@ use countersign_evidence::shown;
 use countersign_evidence::time::utc;
 use countersign_ledger::verify::{Problem, Progress, Report, VerifyOptions, verify_log};
 use countersign_ledger::{Checkpoint, LeafIndex, VerifierKey};
-use countersign_store::fsck;
+use countersign_store::{Database, fsck};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::records::{log_key, read, whole_or_cut};
+use crate::config::Config;
 use crate::paths::Paths;
+use crate::run::store_config;
 
 /// Leaf indexes that the report lists by name.
 const LISTED: usize = 10;
@@ -162,7 +164,9 @@ fn check_log(folder: &Path, options: &VerifyOptions) -> anyhow::Result<Found> {
 async fn check_installation(paths: &Paths, options: &VerifyOptions) -> anyhow::Result<Found> {
     let folder = paths.log();
     let published = folder.join("checkpoint");
-    if !published.exists() && !paths.data.join("countersign.db").exists() {
+    let config = store_config(&Config::read(&paths.config)?);
+    let shared = matches!(config.database, Database::Postgres(_));
+    if !published.exists() && !shared && !paths.data.join("countersign.db").exists() {
         bail!("there is no ledger in {}; `countersign init` makes one", paths.data.display());
     }
     let report = match tokio::task::block_in_place(|| check_log(&folder, options))? {
@@ -178,7 +182,11 @@ async fn check_installation(paths: &Paths, options: &VerifyOptions) -> anyhow::R
             bar.set_length(all);
             bar.set_position(done);
         };
-        let checked = fsck::check(&paths.data, None, &mut progress).await;
+        let checked = if shared {
+            fsck::check_shared(&paths.data, &config, &mut progress).await
+        } else {
+            fsck::check(&paths.data, None, &mut progress).await
+        };
         bar.finish_and_clear();
         let problem = match checked {
             Ok(database) => {

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::timeout;
 
-use super::{Column, Conn, Pool};
+use super::{Column, Conn, Pool, warnings};
 use crate::StoreError;
 
 /// The schema, one text per version.
@@ -81,7 +81,9 @@ impl Servers {
         let mut conn = self.connect_primary().await?;
         check_settings(&mut conn).await?;
         sqlx::query(role.sql()).execute(&mut conn).await?;
-        Ok(Conn::Postgres(conn))
+        let mut conn = Conn::Postgres(conn);
+        warnings::check(&mut conn).await?;
+        Ok(conn)
     }
 
     /// Opens connections to the primary that only read.
@@ -147,13 +149,13 @@ async fn connect_to(options: &PgConnectOptions) -> Result<PgConnection, StoreErr
 /// Sets what the ledger needs and reads it back.
 async fn check_settings(conn: &mut PgConnection) -> Result<(), StoreError> {
     // Nothing may cancel a commit: the deadline lives in the gateway.
-    for sql in ["SET synchronous_commit = on", "SET statement_timeout = 0", "SET lock_timeout = 0"] {
+    for sql in ["SET synchronous_commit = on", "SET statement_timeout = 0", "SET lock_timeout = 0"]
+    {
         sqlx::query(sql).execute(&mut *conn).await?;
     }
-    let version: i64 =
-        sqlx::query_scalar("SELECT current_setting('server_version_num')::bigint")
-            .fetch_one(&mut *conn)
-            .await?;
+    let version: i64 = sqlx::query_scalar("SELECT current_setting('server_version_num')::bigint")
+        .fetch_one(&mut *conn)
+        .await?;
     if version < VERSION_MIN {
         let (expected, found) = (format!("at least {VERSION_MIN}"), version.to_string());
         return Err(StoreError::Setting { name: "server_version_num", expected, found });

@@ -5,7 +5,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{Connection as _, Decode, Postgres, Row as _, Sqlite, Type};
 
-use super::Column;
+use super::{Column, warnings};
 
 /// A connection.
 pub(crate) enum Conn {
@@ -95,8 +95,14 @@ impl Conn {
         Ok(())
     }
 
+    /// Commits; after an error it is not known whether the transaction is durable.
     pub(crate) async fn commit(&mut self) -> Result<(), sqlx::Error> {
-        self.execute("COMMIT", &[]).await.map(drop)
+        let (done, warned) = warnings::listening(self.execute("COMMIT", &[])).await;
+        done?;
+        if warned {
+            return Err(sqlx::Error::Protocol("the database warned during a commit".into()));
+        }
+        Ok(())
     }
 
     pub(crate) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {

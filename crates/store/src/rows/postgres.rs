@@ -96,14 +96,20 @@ impl Rows {
             .bind(sums)
             .bind(calls)
             .bind(self.open_calls.iter().map(|(_, state, _)| *state).collect::<Vec<_>>())
-            .bind(self.open_calls.iter().map(|(_, _, claimed)| i64::from(*claimed)).collect::<Vec<_>>())
+            .bind(
+                self.open_calls
+                    .iter()
+                    .map(|(_, _, claimed)| i64::from(*claimed))
+                    .collect::<Vec<_>>(),
+            )
             .bind(call_sums)
-            .fetch_one(&mut *conn)
+            .fetch_one(conn)
             .await?;
         if fenced != 1 {
-            return Err(sqlx::Error::Protocol("another process writes this gateway's stream".into()));
+            return Err(sqlx::Error::Protocol(
+                "another process writes this gateway's stream".into(),
+            ));
         }
-        sqlx::query("COMMIT").execute(conn).await?;
         Ok(())
     }
 }

@@ -218,7 +218,11 @@ async fn t4_a_failing_database_refuses_and_service_resumes_by_itself() {
     }
     sqlx::raw_sql("DROP TRIGGER fault").execute(&mut other).await.unwrap();
     let after = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap());
-    assert_eq!(after.index().unwrap().0, before.index().unwrap().0 + 1, "nothing of the failed batches is left");
+    assert_eq!(
+        after.index().unwrap().0,
+        before.index().unwrap().0 + 1,
+        "nothing of the failed batches is left"
+    );
     store.shutdown().await.unwrap();
     countersign_store::fsck::check(&world.path(), None, &mut |_, _| {}).await.unwrap();
 }

@@ -8,7 +8,8 @@ use countersign_ledger::verify::{VerifyOptions, verify_log};
 use countersign_ledger::{LeafIndex, VerifierKey};
 use countersign_model::{Draft, Kind, NewAgent, OutcomeStatus};
 use countersign_store::{
-    Committed, Database, PublishedLog, Query, Reader, Store, StoreConfig, StoreError,
+    CommitWarnings, Committed, Database, PublishedLog, Query, Reader, Store, StoreConfig,
+    StoreError,
 };
 use countersign_testkit::Postgres;
 use serde_json::Value;
@@ -18,15 +19,28 @@ use crate::common::{World, recorded};
 /// One cluster for all tests; each has a database of its own.
 static CLUSTER: LazyLock<Postgres> = LazyLock::new(|| Postgres::start().unwrap());
 
+/// A store hears the server's warnings by the program's subscriber.
+static LISTENING: LazyLock<()> = LazyLock::new(|| {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    tracing_subscriber::registry().with(CommitWarnings::layer()).init();
+});
+
 /// Gateways with one database and one keystore; clock and ids are common too.
 struct Site {
     world: World,
+    cluster: &'static Postgres,
     url: String,
 }
 
 impl Site {
     fn new() -> Self {
-        Self { world: World::new(), url: CLUSTER.database().unwrap() }
+        Self::on(&CLUSTER)
+    }
+
+    fn on(cluster: &'static Postgres) -> Self {
+        LazyLock::force(&LISTENING);
+        Self { world: World::new(), cluster, url: cluster.database().unwrap() }
     }
 
     fn config(&self, replica: &str) -> StoreConfig {
@@ -50,7 +64,7 @@ impl Site {
     }
 
     fn sql(&self, sql: &str) -> String {
-        CLUSTER.sql(&self.url, sql).unwrap()
+        self.cluster.sql(&self.url, sql).unwrap()
     }
 
     /// Checks the log that a gateway publishes; returns its records.
@@ -135,7 +149,8 @@ async fn r_036_a_key_is_claimed_once_among_three_gateways_and_its_result_given_e
                 tokio::spawn(async move { store.wait_outcome(call, Duration::from_secs(20)).await })
             })
             .collect();
-        let owner = site.sql(&format!("SELECT replica FROM countersign.open_call WHERE state = 'open'"));
+        let owner =
+            site.sql(&format!("SELECT replica FROM countersign.open_call WHERE state = 'open'"));
         let owner = &stores[owner.trim_start_matches('g').parse::<usize>().unwrap() - 1];
         let outcome = site.world.outcome(call, OutcomeStatus::Executed, Some("\"paid\""));
         owner.commit_outcome(outcome).await.unwrap();
@@ -206,10 +221,13 @@ async fn t12_two_leaders_never_fork_the_log() {
             }
         }
     }
+    let all = 2 * u64::try_from(trials).unwrap();
     for store in [&one, &two] {
-        store.publish_now().await.unwrap();
-        store.publish_now().await.unwrap();
-        assert_eq!(site.verified(store), 2 * u64::try_from(trials).unwrap());
+        // Whoever has not heard yet that it lost the lease hears it now.
+        while store.publish_now().await.ok() != Some(all) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(site.verified(store), all);
     }
     let epoch: usize = site.sql("SELECT epoch FROM countersign.coord").parse().unwrap();
     assert!(epoch > trials / 4, "the lead changed hands {epoch} times");
@@ -360,13 +378,46 @@ async fn settle(site: &Site, stores: &[&Store]) {
     }
 }
 
+/// Somebody cancels a commit that waits for its standby: it is visible, and lost with the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_wait_for_a_standby_is_cancelled_is_refused() {
+    static ALONE: LazyLock<Postgres> = LazyLock::new(|| Postgres::start().unwrap());
+    let site = Site::on(&ALONE);
+    let store = site.gateway("g1").await;
+    store.append(note(&site, 1)).await.unwrap();
+    site.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    site.sql("SELECT pg_reload_conf()");
+    let waiting = tokio::spawn({
+        let (store, intent) = (store.clone(), site.world.claiming("k", 1));
+        async move { store.commit_intent(intent).await }
+    });
+    let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event = 'SyncRep'";
+    await_that(|| site.sql(cancel) != "0").await;
+    let refused = waiting.await.unwrap();
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    site.sql("ALTER SYSTEM RESET synchronous_standby_names");
+    site.sql("SELECT pg_reload_conf()");
+    settle(&site, &[&store]).await;
+    let leaves = site.records("g1").await;
+    let outcome = leaves.iter().find(|leaf| leaf["kind"] == "outcome").unwrap();
+    assert_eq!(outcome["outcome"], "not_forwarded");
+    let again = recorded(store.commit_intent(site.world.claiming("k", 1)).await.unwrap());
+    assert_ne!(again.evaluation_id().to_string(), outcome["parent"].as_str().unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r_063_no_running_role_changes_the_ledger_or_sees_another_tenant() {
     let site = Site::new();
     let store = site.gateway("g1").await;
     store.append(note(&site, 1)).await.unwrap();
     store.publish_now().await.unwrap();
-    let roles = ["countersign_gateway", "countersign_sequencer", "countersign_reader", "countersign_retention"];
+    let roles = [
+        "countersign_gateway",
+        "countersign_sequencer",
+        "countersign_reader",
+        "countersign_retention",
+    ];
     for table in ["intake", "leaf", "checkpoint"] {
         for change in [
             format!("UPDATE countersign.{table} SET tenant = tenant"),
@@ -388,7 +439,10 @@ async fn r_063_no_running_role_changes_the_ledger_or_sees_another_tenant() {
                 "SET ROLE {role}; SET countersign.tenant = '{tenant}'; SELECT count(*) FROM countersign.intake"
             ))
         };
-        assert_eq!((count("acme"), count("other"), count("")), ("1".into(), "0".into(), "0".into()));
+        assert_eq!(
+            (count("acme"), count("other"), count("")),
+            ("1".into(), "0".into(), "0".into())
+        );
         let forged = format!(
             "SET ROLE {role}; SET countersign.tenant = 'other';
              INSERT INTO countersign.intake VALUES ('acme', 'g1', 9, 1, '', '', '', '')"

@@ -19,6 +19,7 @@ use crate::commands::policy;
 use crate::config::{Config, Upstream};
 use crate::control::Control;
 use crate::paths::Paths;
+use crate::run::store_config;
 
 /// How long a server has to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,7 +105,12 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
 /// Checks that the database can be read, and that nothing is ahead of it.
 pub(super) async fn ledger(paths: &Paths) -> Vec<Finding> {
     let check = "ledger";
-    let reader = match Reader::open(&paths.data, None).await {
+    let config = match Config::read(&paths.config) {
+        Ok(config) => store_config(&config),
+        // Another check says what is wrong with it.
+        Err(_) => return Vec::new(),
+    };
+    let reader = match Reader::of(&paths.data, &config).await {
         Ok(reader) => reader,
         Err(error) => {
             let remedy = "`countersign init` makes a ledger; a damaged one is restored from backup";
