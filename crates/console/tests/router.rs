@@ -9,12 +9,14 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use countersign_console::limits::BODY_BYTES_MAX;
 use countersign_console::{
-    ACTOR, BoxFuture, ControlToken, Operator, OperatorError, UpstreamSpec, router,
+    ACTOR, BoxFuture, ControlToken, Operator, OperatorError, Setup, Tokens, UpstreamSpec, router,
 };
 use countersign_model::{
     AgentId, Draft, Kind, NewAgent, OutcomeStatus, RecordId, ServerName, TenantId,
 };
-use countersign_store::{Clock, Committed, IdSource, Intent, Outcome, Store, StoreConfig};
+use countersign_store::{
+    Clock, Committed, IdSource, Intent, Keystore, Outcome, Reader, Store, StoreConfig,
+};
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -113,7 +115,22 @@ impl World {
         let token = ControlToken::read_or_create(&data.join("control.token")).unwrap();
         let asked = Arc::new(Asked::default());
         let operator: Arc<dyn Operator> = asked.clone();
-        let routes = router(store.clone(), data.join("log"), token.clone(), operator, Vec::new());
+        let reader = Reader::open(&data, None).await.unwrap();
+        let keys = data.join("keys");
+        let routes = router(Setup {
+            store: store.clone(),
+            reader,
+            log: data.join("log"),
+            log_key: Keystore::open(&keys)
+                .unwrap()
+                .log_key(&store.config().origin)
+                .unwrap()
+                .verifier_key(),
+            control: token.clone(),
+            tokens: Tokens::open(&data, &keys).unwrap(),
+            operator,
+            hosts: Vec::new(),
+        });
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, routes).await });
