@@ -1,7 +1,8 @@
 //! What the ledger says about those who read it: an `access` record for every request (people.md, 6).
 //!
-//! Public are the token's id and role, the route, how many records were given and of which tree. Which
-//! filters were asked for and which private fields were opened is sealed, for a filter may name a person.
+//! Public are the token's id and role, the route, how many records were given and of which tree. Sealed are
+//! the token's name (the record's principal), the filters and the names of the private fields that were
+//! opened: each may name a person.
 
 use countersign_model::{Draft, Kind, RecordId};
 use serde_json::{Map, Value};
@@ -69,5 +70,4 @@ fn draft(console: &Console, caller: &Caller, result: &str) -> Draft {
         .with("role", caller.role.as_str())
         .with_some("key_id", caller.key_id.as_deref())
         .about(caller.actor.as_str())
-        .sealed("actor", caller.actor.as_str())
 }
