@@ -23,13 +23,15 @@ pub(crate) struct AcpRecord {
     #[schema(example = "2026-03-15T14:23:07.142Z")]
     timestamp: String,
     /// The principal's id; null if the person is erased.
+    #[schema(required)]
     sub: Option<String>,
     /// The principal's id where it is an e-mail address.
+    #[schema(required)]
     email: Option<String>,
     /// The tool as `<server>/<tool>`, or the MCP method of another request.
     tool: String,
     /// The arguments; null if the person is erased.
-    #[schema(value_type = Option<Object>)]
+    #[schema(required, value_type = Option<Object>)]
     input: Option<Value>,
     /// Scopes that the caller had; agents have none yet.
     scopes: Vec<String>,
@@ -41,12 +43,14 @@ pub(crate) struct AcpRecord {
     /// `success`, `error`, `denied`, `held`, `not_forwarded`, `unknown`, or `pending` without an outcome.
     result: String,
     /// Milliseconds from forwarding to answer; null if there was no answer.
+    #[schema(required)]
     latency_ms: Option<i64>,
     /// The tenant.
     tenant_id: String,
     /// The agent's registered name.
     client_type: String,
     /// Null for a call that nobody delegated.
+    #[schema(required)]
     delegation_chain: Option<Vec<String>>,
 }
 
@@ -54,7 +58,9 @@ pub(crate) struct AcpRecord {
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ContentScan {
+    #[schema(required)]
     pii_detected: Option<bool>,
+    #[schema(required)]
     risk_score: Option<f64>,
 }
 

@@ -20,11 +20,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::answer::{ApiError, json_response};
+use crate::answer::{ApiError, ErrorBody, json_response};
 use crate::limits::{
     BODY_BYTES_MAX, BODY_READ_TIMEOUT, OPERATOR_TIMEOUT, OVERLAP_MS_MAX, REASON_BYTES_MAX,
 };
-use crate::openapi::Refusals;
+use crate::openapi::{Denied, Refusals};
 use crate::role::Caller;
 use crate::{Console, OperatorError, UpstreamSpec};
 
@@ -52,7 +52,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Console>> {
     tag = "agents",
     responses(
         (status = 200, description = "`{\"agents\": […]}`", body = Object),
-        Refusals,
+        Denied,
     )
 )]
 async fn list_agents(State(console): State<Arc<Console>>) -> Response {
@@ -69,7 +69,8 @@ async fn list_agents(State(console): State<Arc<Console>>) -> Response {
     params(("name" = String, Path, description = "The agent's name")),
     responses(
         (status = 200, description = "`{\"agent\": {…}}`", body = Object),
-        Refusals,
+        (status = 404, description = "There is no such agent", body = ErrorBody),
+        Denied,
     )
 )]
 async fn show_agent(State(console): State<Arc<Console>>, Path(name): Path<String>) -> Answer {

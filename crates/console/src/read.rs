@@ -41,6 +41,7 @@ pub(crate) struct RecordPage {
     #[schema(value_type = Vec<Object>)]
     records: Vec<Value>,
     /// What `cursor` gets for the next page; null if this is the last one.
+    #[schema(required)]
     next_cursor: Option<String>,
     /// How many records the log had at the first page: the walk is over these.
     tree_size: u64,

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use crate::answer::{ApiError, json_response};
 use crate::api::read;
-use crate::openapi::Refusals;
+use crate::openapi::{Denied, Refusals};
 use crate::role::Caller;
 use crate::{Console, NewToken, TokenInfo};
 
@@ -50,7 +50,7 @@ struct MadeToken<'a> {
     get,
     path = "/api/v1/tokens",
     tag = "tokens",
-    responses((status = 200, description = "All tokens, oldest first", body = TokenList), Refusals)
+    responses((status = 200, description = "All tokens, oldest first", body = TokenList), Denied)
 )]
 async fn list_tokens(State(console): State<Arc<Console>>) -> Response {
     json_response(StatusCode::OK, &TokenList { tokens: console.tokens.list() })

@@ -60,8 +60,10 @@ pub struct TokenInfo {
     /// When it was made, RFC 3339.
     pub created_at: String,
     /// When it ends, RFC 3339; never if null.
+    #[schema(required)]
     pub expires_at: Option<String>,
     /// When it was revoked, RFC 3339.
+    #[schema(required)]
     pub revoked_at: Option<String>,
 }
 
