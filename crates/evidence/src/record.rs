@@ -113,7 +113,7 @@ impl Record {
         let field = match self.kind() {
             "decision" => "decision",
             "outcome" => "outcome",
-            "auth" => "result",
+            "auth" | "access" => "result",
             "detection" => "type",
             "gap" => "gap",
             "change" if self.fields.contains_key("event") => "event",
