@@ -1,7 +1,6 @@
 //! The read API of the real program: an auditor's script, and the same answers as the command line.
 
 #![cfg(test)]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod harness {
     pub(crate) mod caller;

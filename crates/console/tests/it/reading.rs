@@ -96,7 +96,7 @@ async fn r_151_a_walk_gives_every_record_that_there_was_at_its_beginning() {
     let calls = rows(&pages);
     assert!(calls.len() > count);
     assert!(calls.iter().all(|call| call["result"] == "denied"));
-    println!("{count} records walked, {} calls in the shape `acp`", calls.len());
+    eprintln!("{count} records walked, {} calls in the shape `acp`", calls.len());
 }
 
 /// A ledger with a bit of everything.
