@@ -54,6 +54,9 @@ enum Command {
     /// Register agents and manage their keys.
     #[command(subcommand)]
     Agents(commands::agents::Command),
+    /// Give tokens of the control plane to auditors and programs.
+    #[command(subcommand)]
+    Tokens(commands::tokens::Command),
     /// Check, test and explain policies.
     #[command(subcommand)]
     Policy(commands::policy::Command),
@@ -116,6 +119,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => commands::serve::run(args, &paths).await,
         Command::Wrap(args) => commands::wrap::run(args, &paths).await,
         Command::Agents(command) => commands::agents::run(command, &paths).await,
+        Command::Tokens(command) => commands::tokens::run(command, &paths).await,
         Command::Policy(command) => commands::policy::run(command, &paths).await,
         Command::Pin(args) => commands::pin::run(args, &paths).await,
         Command::Records(command) => commands::records::run(command, &paths).await,

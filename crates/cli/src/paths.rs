@@ -45,4 +45,14 @@ impl Paths {
     pub(crate) fn token(&self) -> PathBuf {
         self.data.join("control.token")
     }
+
+    /// The named tokens of the control plane.
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.data.join("control-tokens.json")
+    }
+
+    /// The keystore.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.data.join("keys")
+    }
 }

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use countersign_console::{BoxFuture, ControlToken, Operator, OperatorError, UpstreamSpec};
+use countersign_console::{
+    BoxFuture, ControlToken, Operator, OperatorError, Setup, Tokens, UpstreamSpec,
+};
 use countersign_gateway::Gateway;
 use countersign_model::ServerName;
-use countersign_store::{Store, StoreConfig};
+use countersign_store::{Keystore, Reader, Store, StoreConfig};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,6 +30,8 @@ pub(crate) struct Running {
     pub(crate) store: Store,
     /// The data plane.
     pub(crate) gateway: Arc<Gateway>,
+    /// The ledger, as the control plane reads it.
+    reader: Reader,
     paths: Paths,
     stop: watch::Sender<bool>,
     planes: Vec<JoinHandle<std::io::Result<()>>>,
@@ -59,15 +63,18 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
     let (data_plane, control_plane) = (data_listener.local_addr()?, control_listener.local_addr()?);
 
     let (stop, stopped) = watch::channel(false);
-    let token = ControlToken::read_or_create(&paths.token())?;
-    let operator = Arc::new(GatewayOperator { gateway: Arc::clone(&gateway) });
-    let console = countersign_console::router(
-        store.clone(),
-        paths.log(),
-        token,
-        operator,
-        config.control_plane.hosts.clone(),
-    );
+    let reader =
+        Reader::of(&paths.data, &store_config(config)).await.context("cannot read the ledger")?;
+    let console = countersign_console::router(Setup {
+        store: store.clone(),
+        reader: reader.clone(),
+        log: paths.log(),
+        log_key: Keystore::open(&paths.keys())?.log_key(&config.origin())?.verifier_key(),
+        control: ControlToken::read_or_create(&paths.token())?,
+        tokens: Tokens::open(&paths.data, &paths.keys())?,
+        operator: Arc::new(GatewayOperator { gateway: Arc::clone(&gateway) }),
+        hosts: config.control_plane.hosts.clone(),
+    });
     let planes = vec![
         tokio::spawn(countersign_gateway::serve(
             Arc::clone(&gateway),
@@ -96,6 +103,7 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
         control_plane,
         store,
         gateway,
+        reader,
         paths,
         stop,
         planes,
@@ -119,6 +127,7 @@ impl Running {
         self.gateway.shutdown().await;
         self.publisher.abort();
         self.anchors.inspect(JoinHandle::abort);
+        self.reader.close().await;
         self.store.shutdown().await.context("the ledger did not close cleanly")
     }
 }

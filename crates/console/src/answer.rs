@@ -4,25 +4,30 @@ use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use countersign_evidence::EvidenceError;
 use countersign_model::NewAgentError;
 use countersign_store::StoreError;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::OperatorError;
+use crate::role::Role;
+use crate::{OperatorError, TokensError};
 
-/// A refusal: `{"error": {"code", "message", …}}`.
+/// A refusal; its body is an [`ErrorBody`].
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
-    /// The missing fields, where that is what is wrong (R-020).
-    fields: Vec<&'static str>,
+    /// The fields that are missing (R-020) or wrong.
+    fields: Vec<String>,
+    /// The role that it takes.
+    needs: Option<Role>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), fields: Vec::new() }
+        Self { status, code, message: message.into(), fields: Vec::new(), needs: None }
     }
 
     pub(crate) fn not_found(message: &str) -> Self {
@@ -35,8 +40,13 @@ impl ApiError {
     }
 
     pub(crate) fn unauthorized() -> Self {
-        let message = "this needs the control token as `Authorization: Bearer cst_…`";
+        let message = "this needs a token of the control plane as `Authorization: Bearer cst_…`";
         Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+    }
+
+    pub(crate) fn forbidden(needed: Role, has: Role) -> Self {
+        let message = format!("this needs the role `{needed}`, and the token has `{has}`");
+        Self { needs: Some(needed), ..Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", message) }
     }
 
     pub(crate) fn foreign_host() -> Self {
@@ -53,6 +63,17 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
     }
 
+    /// Refuses a parameter of the query.
+    pub(crate) fn parameter(name: &str, message: impl Into<String>) -> Self {
+        let fields = vec![name.to_owned()];
+        let message = format!("`{name}`: {}", message.into());
+        Self { fields, ..Self::new(StatusCode::BAD_REQUEST, "BAD_PARAMETER", message) }
+    }
+
+    pub(crate) fn gone(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "GONE", message)
+    }
+
     pub(crate) fn timeout(message: &str) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "TIMEOUT", message)
     }
@@ -63,6 +84,7 @@ impl ApiError {
 
     pub(crate) fn missing(fields: Vec<&'static str>) -> Self {
         let message = format!("these fields are missing: {}", fields.join(", "));
+        let fields = fields.into_iter().map(str::to_owned).collect();
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Self { fields, ..Self::new(status, "MISSING_FIELDS", message) }
     }
@@ -112,6 +134,46 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<EvidenceError> for ApiError {
+    fn from(error: EvidenceError) -> Self {
+        let message = error.to_string();
+        match error {
+            EvidenceError::Store(error) => error.into(),
+            EvidenceError::UnknownRecord(_) => Self::not_found(&message),
+            EvidenceError::UnknownAgent(_) => Self::parameter("agent", message),
+            EvidenceError::BadFilter { name, .. } => Self::parameter(name, message),
+            EvidenceError::NotARecord { .. }
+            | EvidenceError::NoDecision { .. }
+            | EvidenceError::BadTime(_)
+            | EvidenceError::MalformedFile(_)
+            | EvidenceError::NotProven { .. }
+            | EvidenceError::Csv(_)
+            | _ => Self::internal(&message),
+        }
+    }
+}
+
+impl From<TokensError> for ApiError {
+    fn from(error: TokensError) -> Self {
+        let message = error.to_string();
+        match error {
+            TokensError::Missing(fields) => Self::missing(fields),
+            TokensError::BadName(_) | TokensError::BadRole(_) | TokensError::BadExpiry(_) => {
+                Self::invalid(message)
+            }
+            TokensError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "NAME_TAKEN", message),
+            TokensError::Revoked(_) | TokensError::TooMany => {
+                Self::new(StatusCode::CONFLICT, "CONFLICT", message)
+            }
+            TokensError::Unknown(_) => Self::not_found(&message),
+            TokensError::Store(error) => error.into(),
+            TokensError::Io { .. } | TokensError::Malformed { .. } | TokensError::Random(_) => {
+                Self::internal(&message)
+            }
+        }
+    }
+}
+
 impl From<OperatorError> for ApiError {
     fn from(error: OperatorError) -> Self {
         let message = error.to_string();
@@ -126,22 +188,61 @@ impl From<OperatorError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut error = json!({"code": self.code, "message": self.message});
-        if let (false, Some(object)) = (self.fields.is_empty(), error.as_object_mut()) {
-            object.insert("fields".into(), self.fields.into());
-        }
-        let mut response = json_response(self.status, &json!({"error": error}));
-        if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        let Self { status, code, message, fields, needs } = self;
+        let error = ErrorDetail { code: code.to_owned(), message, fields, needs };
+        let mut response = json_response(status, &ErrorBody { error });
+        let challenge = match status {
+            StatusCode::UNAUTHORIZED => Some("Bearer"),
+            // RFC 6750, section 3.1.
+            StatusCode::FORBIDDEN if needs.is_some() => {
+                Some(r#"Bearer error="insufficient_scope""#)
+            }
+            _ => None,
+        };
+        if let Some(challenge) = challenge {
+            let headers = response.headers_mut();
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }
 }
 
-/// Gives a JSON response that nobody keeps: it may show a key.
-pub(crate) fn json_response(status: StatusCode, body: &Value) -> Response {
-    with_body(status, Body::from(body.to_string()), "application/json", "no-store")
+/// The body of every refusal.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    error: ErrorDetail,
 }
+
+/// Why a request was refused.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorDetail {
+    /// A stable code.
+    #[schema(example = "BAD_PARAMETER")]
+    code: String,
+    /// What is wrong, for people.
+    message: String,
+    /// The fields or parameters that are missing or wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fields: Vec<String>,
+    /// The role that the request takes, if the token's does not suffice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needs: Option<Role>,
+}
+
+/// Gives a JSON response that nobody keeps: it may show a key.
+pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => with_body(status, Body::from(body), JSON, "no-store"),
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            with_body(status, Body::empty(), JSON, "no-store")
+        }
+    }
+}
+
+/// The media type of JSON.
+pub(crate) const JSON: &str = "application/json";
 
 /// Gives a response with a media type and a rule for caches.
 pub(crate) fn with_body(

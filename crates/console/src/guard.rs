@@ -7,10 +7,11 @@ use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use countersign_model::{Draft, Kind, ReasonCode, RecordId};
+use countersign_model::{Draft, Kind, RecordId};
 
-use crate::Console;
 use crate::answer::ApiError;
+use crate::role::{Caller, Rejected, Role};
+use crate::{Console, access};
 
 /// Names of this machine as its own programs use them.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -22,35 +23,91 @@ enum Credential<'a> {
     Unusable,
 }
 
-/// Refuses foreign hosts, wrong credentials, and missing ones where the route is not public.
+/// Refuses foreign hosts, wrong credentials, missing ones where the route is not public, and tokens whose
+/// role does not suffice; what passes has its [`Caller`] with it.
 pub(crate) async fn guard(
     State(console): State<Arc<Console>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     if !host_allowed(request.headers(), &console.hosts) {
         return ApiError::foreign_host().into_response();
     }
-    let allowed = match credential(request.headers()) {
-        Credential::Absent => is_public(request.method(), request.uri().path()),
-        Credential::Bearer(presented) if console.token.fits(presented) => true,
-        Credential::Bearer(presented) => {
-            record_rejection(&console, presented).await;
-            false
-        }
-        Credential::Unusable => false,
+    let needed = needed_role(request.method(), request.uri().path());
+    let caller = match credential(request.headers()) {
+        Credential::Absent if needed.is_none() => return next.run(request).await,
+        Credential::Bearer(presented) => identify(&console, presented).await,
+        Credential::Absent | Credential::Unusable => None,
     };
-    if allowed { next.run(request).await } else { ApiError::unauthorized().into_response() }
+    let Some(caller) = caller else { return ApiError::unauthorized().into_response() };
+    if let Some(needed) = needed
+        && let Err(refused) = require(&console, &caller, needed, request.uri().path()).await
+    {
+        return refused.into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
-/// Tells whether a route needs no credential: signs of life, checkpoints and hash tiles.
-fn is_public(method: &Method, path: &str) -> bool {
-    let log_file = || {
-        let (_tenant, file) = path.strip_prefix("/log/")?.split_once('/')?;
-        Some(file == "checkpoint" || file.starts_with("tile/") && !file.starts_with("tile/entries"))
-    };
-    (method == Method::GET || method == Method::HEAD)
-        && (path == "/healthz" || log_file().unwrap_or(false))
+/// Tells whose token it is; a rejected one is recorded.
+async fn identify(console: &Console, presented: &str) -> Option<Caller> {
+    if console.control.fits(presented) {
+        return Some(Caller::control());
+    }
+    let now_ms = console.store.config().clock.now_ms();
+    match console.tokens.authenticate(presented, now_ms) {
+        Ok(caller) => Some(caller),
+        Err(rejected) => {
+            record_rejection(console, presented, rejected).await;
+            None
+        }
+    }
+}
+
+/// Refuses a caller whose role does not suffice, and records that.
+///
+/// # Errors
+/// Names the role that it takes.
+pub(crate) async fn require(
+    console: &Console,
+    caller: &Caller,
+    needed: Role,
+    path: &str,
+) -> Result<(), ApiError> {
+    if caller.role >= needed {
+        return Ok(());
+    }
+    access::record_refusal(console, caller, needed, path).await;
+    Err(ApiError::forbidden(needed, caller.role))
+}
+
+/// Returns the role that a route takes, `None` if it takes no credential: signs of life, checkpoints and
+/// hash tiles. What is not named here takes an administrator.
+fn needed_role(method: &Method, path: &str) -> Option<Role> {
+    if method != Method::GET && method != Method::HEAD {
+        return Some(Role::Admin);
+    }
+    if let Some(file) = path.strip_prefix("/log/").and_then(|rest| rest.split_once('/')) {
+        return match file.1 {
+            "checkpoint" => None,
+            file if file.starts_with("tile/entries") => Some(Role::Auditor),
+            file if file.starts_with("tile/") => None,
+            _ => Some(Role::Admin),
+        };
+    }
+    match path {
+        "/healthz" => None,
+        "/api/v1/records" | "/api/v1/consistency" | "/api/v1/openapi.json" => Some(Role::Viewer),
+        path if path.starts_with("/api/v1/records/") => Some(Role::Viewer),
+        path if is_audit(path) => Some(Role::Viewer),
+        _ => Some(Role::Admin),
+    }
+}
+
+/// Tells whether a path is that of the audit list, or its alias below a tenant's name.
+fn is_audit(path: &str) -> bool {
+    let below = path.strip_suffix("/api/v1/audit").and_then(|rest| rest.strip_prefix('/'));
+    path == "/api/v1/audit" || below.is_some_and(|tenant| !tenant.contains('/'))
 }
 
 /// Tells whether the `Host` header names this server. A page of another site that was made to resolve
@@ -83,16 +140,16 @@ fn credential(headers: &HeaderMap) -> Credential<'_> {
 
 /// Records a rejected credential, with the agent if it is an agent's key. The refusal does not depend
 /// on it.
-async fn record_rejection(console: &Console, presented: &str) {
+async fn record_rejection(console: &Console, presented: &str, rejected: Rejected) {
     let store = &console.store;
     let (agent, key_id) = match store.authenticate(presented) {
         Ok(accepted) => (Some(accepted.agent.id), Some(accepted.key_id)),
-        Err(failure) => (failure.agent, failure.key_id),
+        Err(failure) => (failure.agent, failure.key_id.or(rejected.key_id)),
     };
     let draft = Draft::new(RecordId((store.config().ids)()), Kind::Auth)
         .with("result", "rejected")
         .with("plane", "control")
-        .with("reasons", vec![ReasonCode::CREDENTIAL_INVALID.as_str()])
+        .with("reasons", vec![rejected.reason.as_str()])
         .with_some("key_id", key_id)
         .with_some("agent", agent.map(|id| id.to_string()));
     if let Err(error) = store.append(draft).await {
@@ -105,22 +162,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_signs_of_life_checkpoints_and_hash_tiles_are_public() {
-        for (method, path, public) in [
-            ("GET", "/healthz", true),
-            ("HEAD", "/healthz", true),
-            ("GET", "/log/acme/checkpoint", true),
-            ("GET", "/log/acme/tile/0/000", true),
-            ("GET", "/log/acme/tile/entries/000", false),
-            ("GET", "/log/acme/tile/entries", false),
-            ("POST", "/log/acme/checkpoint", false),
-            ("GET", "/log/acme/signer-state", false),
-            ("GET", "/log/checkpoint", false),
-            ("GET", "/api/v1/agents", false),
-            ("GET", "/", false),
+    fn every_route_takes_a_role_unless_it_is_public() {
+        let (viewer, auditor, admin) = (Some(Role::Viewer), Some(Role::Auditor), Some(Role::Admin));
+        for (method, path, role) in [
+            ("GET", "/healthz", None),
+            ("HEAD", "/healthz", None),
+            ("GET", "/log/acme/checkpoint", None),
+            ("GET", "/log/acme/tile/0/000", None),
+            ("GET", "/log/acme/tile/entries/000", auditor),
+            ("GET", "/log/acme/tile/entries", auditor),
+            ("POST", "/log/acme/checkpoint", admin),
+            ("GET", "/log/acme/signer-state", admin),
+            ("GET", "/log/checkpoint", admin),
+            ("GET", "/api/v1/records", viewer),
+            ("HEAD", "/api/v1/records", viewer),
+            ("GET", "/api/v1/records/1/proof", viewer),
+            ("POST", "/api/v1/records", admin),
+            ("GET", "/api/v1/recordsx", admin),
+            ("GET", "/api/v1/consistency", viewer),
+            ("GET", "/api/v1/openapi.json", viewer),
+            ("GET", "/api/v1/audit", viewer),
+            ("GET", "/acme/api/v1/audit", viewer),
+            ("GET", "/a/b/api/v1/audit", admin),
+            ("GET", "//api/v1/audit", viewer),
+            ("GET", "/api/v1/agents", admin),
+            ("GET", "/api/v1/tokens", admin),
+            ("GET", "/", admin),
         ] {
-            let found = is_public(&method.parse().unwrap(), path);
-            assert_eq!(found, public, "{method} {path}");
+            let found = needed_role(&method.parse().unwrap(), path);
+            assert_eq!(found, role, "{method} {path}");
         }
     }
 

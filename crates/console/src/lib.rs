@@ -1,64 +1,103 @@
 //! The control plane: where people and the command line talk to a running gateway.
 //!
-//! | route | credential | gives |
+//! | route | role | gives |
 //! |---|---|---|
 //! | `GET /healthz` | none | a sign of life |
 //! | `GET /log/{tenant}/checkpoint`, `/log/{tenant}/tile/…` | none | the published log (C2SP tlog-tiles) |
-//! | `GET /log/{tenant}/tile/entries/…` | control token | entry bundles: they name agents and tools |
-//! | `/api/v1/…` | control token | agents, policy, pins, upstreams, reconciliation |
+//! | `GET /log/{tenant}/tile/entries/…` | auditor | entry bundles: they name agents and tools |
+//! | `GET /api/v1/records`, `/records/{id}`, `…/proof`, `/consistency` | viewer | records and proofs |
+//! | the same with private fields; `GET /api/v1/audit` | auditor | disclosures, calls in another shape |
+//! | the rest of `/api/v1/…` | admin | agents, tokens, policy, pins, upstreams, reconciliation, erasure |
 //!
-//! Whatever is not on the public list needs the [`ControlToken`], unknown routes too, and a credential
-//! that is not the control token is refused everywhere: an agent has no route here at all.
+//! A credential is the [`ControlToken`], which is an administrator's, or a named token ([`Tokens`]) with its
+//! [`Role`]. What is not named here takes an administrator, unknown routes too, and any other credential is
+//! refused everywhere: an agent has no route here at all. Every reading of records is itself a record.
 //!
 //! Out of scope: pages and logins of people, the data plane (crate `gateway`, reached through
 //! [`Operator`]), publishing the log (crate `store`), listening and TLS (crate `cli`).
 
+mod access;
+mod acp;
 mod answer;
 mod api;
+mod consistency;
+mod cursor;
 mod guard;
 pub mod limits;
+mod listing;
+mod openapi;
 mod operator;
+mod params;
 mod published;
+mod read;
+mod role;
 mod token;
+mod token_routes;
+mod tokens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
-use countersign_store::Store;
+use countersign_ledger::VerifierKey;
+use countersign_store::{Reader, Store};
 
 pub use operator::{BoxFuture, Operator, OperatorError, UpstreamSpec};
+pub use role::Role;
 pub use token::{ControlToken, TokenError};
+pub use tokens::{NewToken, TokenInfo, TokenText, Tokens, TokensError};
 
 /// The name under which changes made with the control token are recorded.
 pub const ACTOR: &str = "control-token";
 
+/// What a control plane is made of.
+#[expect(missing_debug_implementations, reason = "key material")]
+pub struct Setup {
+    /// The ledger.
+    pub store: Store,
+    /// The same, for questions.
+    pub reader: Reader,
+    /// The folder of the published log.
+    pub log: PathBuf,
+    /// The log's public key.
+    pub log_key: VerifierKey,
+    /// The administrator's token.
+    pub control: ControlToken,
+    /// All other tokens.
+    pub tokens: Tokens,
+    /// The data plane.
+    pub operator: Arc<dyn Operator>,
+    /// The names, without port, that a `Host` header may have besides those of loopback: any other is refused
+    /// (DNS rebinding).
+    pub hosts: Vec<String>,
+}
+
 /// What every route can reach.
 pub(crate) struct Console {
     pub(crate) store: Store,
+    pub(crate) reader: Reader,
     pub(crate) log: PathBuf,
-    pub(crate) token: ControlToken,
+    pub(crate) log_key: VerifierKey,
+    pub(crate) control: ControlToken,
+    pub(crate) tokens: Tokens,
     pub(crate) operator: Arc<dyn Operator>,
     pub(crate) hosts: Vec<String>,
+    /// The description of the API.
+    pub(crate) openapi: String,
 }
 
 /// Makes the routes of the control plane.
-///
-/// `log` is the folder of the published log. `hosts` are the names, without port, that a `Host` header
-/// may have besides those of loopback: any other is refused (DNS rebinding).
-pub fn router(
-    store: Store,
-    log: PathBuf,
-    token: ControlToken,
-    operator: Arc<dyn Operator>,
-    hosts: Vec<String>,
-) -> Router {
-    let console = Arc::new(Console { store, log, token, operator, hosts });
+pub fn router(setup: Setup) -> Router {
+    let (api, openapi) = openapi::routes();
+    let Setup { store, reader, log, log_key, control, tokens, operator, hosts } = setup;
+    let console =
+        Console { store, reader, log, log_key, control, tokens, operator, hosts, openapi };
+    let console = Arc::new(console);
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .merge(published::routes())
-        .nest("/api/v1", api::routes())
+        .merge(api)
         .fallback(|| async { answer::ApiError::not_found("there is no such route") })
         .method_not_allowed_fallback(|| async { answer::ApiError::method_not_allowed() })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&console), guard::guard))

@@ -20,3 +20,18 @@ pub const OVERLAP_MS_MAX: u64 = 90 * 24 * 60 * 60 * 1_000;
 
 /// Most bytes of an operator's reason.
 pub const REASON_BYTES_MAX: usize = 2_000;
+
+/// Records on a page unless the request says otherwise.
+pub const PAGE_RECORDS: u32 = 100;
+
+/// Most records on a page.
+pub const PAGE_RECORDS_MAX: u32 = 1_000;
+
+/// Most bytes of a query string.
+pub const QUERY_BYTES_MAX: usize = 8 * 1024;
+
+/// Named tokens that are kept, revoked ones included.
+pub const TOKENS_MAX: usize = 1_000;
+
+/// Longest name of a token, in bytes.
+pub const TOKEN_NAME_BYTES_MAX: usize = 64;

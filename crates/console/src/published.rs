@@ -4,17 +4,19 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path as Captured, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use countersign_ledger::{TileKind, TilePath};
 
 use crate::Console;
+use crate::access::{self, Access};
 use crate::answer::{ApiError, with_body};
 use crate::limits::LOG_FILE_BYTES_MAX;
+use crate::role::Caller;
 
 /// The latest checkpoint's file.
 const CHECKPOINT: &str = "checkpoint";
@@ -36,6 +38,7 @@ async fn checkpoint(
 /// Serves a hash tile or an entry bundle. Only what is exactly the path of one is looked for.
 async fn tile(
     State(console): State<Arc<Console>>,
+    caller: Option<Extension<Caller>>,
     Captured((tenant, path)): Captured<(String, String)>,
 ) -> Result<Response, ApiError> {
     let path = TilePath::parse(&format!("tile/{path}"))
@@ -45,6 +48,11 @@ async fn tile(
         TileKind::Entries => "private, max-age=31536000, immutable",
     };
     let bytes = read(&console, &tenant, &path.to_string()).await?;
+    if let (TileKind::Entries, Some(Extension(caller))) = (path.kind(), caller) {
+        let route = "/log/{tenant}/tile/entries/{path}";
+        let count = usize::from(path.width());
+        access::record(&console, &caller, Access { route, count, ..Access::default() }).await?;
+    }
     Ok(with_body(StatusCode::OK, bytes, "application/octet-stream", cache))
 }
 

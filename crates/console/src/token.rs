@@ -8,10 +8,10 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 /// The start of every control token.
-const PREFIX: &str = "cst_";
+pub(crate) const PREFIX: &str = "cst_";
 
 /// Random bytes in a token.
-const SECRET_BYTES: usize = 32;
+pub(crate) const SECRET_BYTES: usize = 32;
 
 /// A secret of 256 random bits, written `cst_` and 64 lower-case hexadecimal digits.
 ///
@@ -66,13 +66,8 @@ impl ControlToken {
     }
 
     fn create(path: &Path) -> Result<Self, TokenError> {
-        let mut secret = Zeroizing::new([0_u8; SECRET_BYTES]);
-        getrandom::fill(secret.as_mut_slice())?;
-        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * SECRET_BYTES));
-        text.push_str(PREFIX);
-        for byte in *secret {
-            text.push_str(&format!("{byte:02x}"));
-        }
+        let secret = random_hex::<SECRET_BYTES>()?;
+        let text = Zeroizing::new(format!("{PREFIX}{}", secret.as_str()));
         let mut options = File::options();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -104,6 +99,19 @@ impl ControlToken {
     pub fn fits(&self, presented: &str) -> bool {
         self.0.as_bytes().ct_eq(presented.as_bytes()).into()
     }
+}
+
+/// Returns random bytes in lower-case hexadecimal digits.
+pub(crate) fn random_hex<const N: usize>() -> Result<Zeroizing<String>, getrandom::Error> {
+    let mut bytes = Zeroizing::new([0_u8; N]);
+    getrandom::fill(bytes.as_mut_slice())?;
+    let mut text = Zeroizing::new(String::with_capacity(2 * N));
+    for byte in bytes.iter() {
+        for nibble in [byte >> 4, byte & 15] {
+            text.extend(char::from_digit(u32::from(nibble), 16));
+        }
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -104,6 +104,20 @@ impl<W: Write> CsvWriter<W> {
     }
 }
 
+/// Writes records as one table.
+///
+/// # Errors
+/// [`EvidenceError::Csv`].
+pub fn table(records: &[Record]) -> Result<Vec<u8>, EvidenceError> {
+    let mut bytes = Vec::new();
+    let mut table = CsvWriter::new(&mut bytes)?;
+    for record in records {
+        table.write(record)?;
+    }
+    table.finish()?;
+    Ok(bytes)
+}
+
 /// What stands in a cell.
 pub(crate) enum Cell {
     /// Digits: never prefixed.

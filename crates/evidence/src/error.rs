@@ -36,6 +36,16 @@ pub enum EvidenceError {
         "`{0}` is not a time; write 2026-03-15T03:00:00Z, 2026-03-15T03:00:00+01:00 or 2026-03-15"
     )]
     BadTime(String),
+    /// A filter's value is not one of those that there are.
+    #[error("`{value}` is no {name}: expected {expected}")]
+    BadFilter {
+        /// The filter.
+        name: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What there is.
+        expected: String,
+    },
     /// A record file cannot be read.
     #[error("it is not a record file: {0}")]
     MalformedFile(String),

@@ -144,17 +144,48 @@ impl RecordFile {
             id: case.main.record.id().to_owned(),
             reason: reason.clone(),
         })?;
-        let mut outcomes = Vec::new();
-        for outcome in &case.outcomes {
+        let record = ProvenRecord::of(&case.main, proof.tlog_proof.clone());
+        Self::with(reader, record, &case.outcomes, key).await
+    }
+
+    /// Makes the file of a record and its outcomes, of which as much is open as the file may show.
+    ///
+    /// # Errors
+    /// [`EvidenceError::Store`] if no published checkpoint covers all of them yet;
+    /// [`EvidenceError::NotProven`].
+    pub async fn prove(
+        reader: &Reader,
+        main: &Opened,
+        outcomes: &[Opened],
+        key: &VerifierKey,
+    ) -> Result<Self, EvidenceError> {
+        let proof = prove(reader, &main.record, key).await?;
+        Self::with(reader, ProvenRecord::of(main, proof.tlog_proof), outcomes, key).await
+    }
+
+    async fn with(
+        reader: &Reader,
+        record: ProvenRecord,
+        outcomes: &[Opened],
+        key: &VerifierKey,
+    ) -> Result<Self, EvidenceError> {
+        let mut proven = Vec::new();
+        for outcome in outcomes {
             let proof = prove(reader, &outcome.record, key).await?;
-            outcomes.push(ProvenRecord::of(outcome, proof.tlog_proof));
+            proven.push(ProvenRecord::of(outcome, proof.tlog_proof));
         }
-        Ok(Self {
-            format: FORMAT.to_owned(),
-            record: ProvenRecord::of(&case.main, proof.tlog_proof.clone()),
-            outcomes,
-            vkey: Some(key.to_string()),
-        })
+        let vkey = Some(key.to_string());
+        Ok(Self { format: FORMAT.to_owned(), record, outcomes: proven, vkey })
+    }
+
+    /// Writes the file's text: JSON on several lines.
+    ///
+    /// # Errors
+    /// [`EvidenceError::MalformedFile`] if it cannot be written as JSON.
+    pub fn to_text(&self) -> Result<String, EvidenceError> {
+        serde_json::to_string_pretty(self)
+            .map(|text| text + "\n")
+            .map_err(|error| EvidenceError::MalformedFile(error.to_string()))
     }
 
     /// Reads a file.

@@ -3,8 +3,13 @@
 use std::collections::VecDeque;
 
 use countersign_ledger::LeafIndex;
+use countersign_model::Kind;
 use countersign_store::{Query, Reader};
+use serde::Deserialize as _;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::Error as WordError;
 
+use crate::time::{Edge, parse};
 use crate::{EvidenceError, Record};
 
 /// Results that `auth` records have; the others belong to calls.
@@ -32,6 +37,118 @@ pub struct Filter {
     pub from_ms: Option<i64>,
     /// The first moment after the last one, in Unix milliseconds.
     pub until_ms: Option<i64>,
+}
+
+/// Records that are read at a time to see whether one more matches.
+const PEEKED: u32 = 16;
+
+/// Verdicts that a filter may name.
+const DECISIONS: [&str; 3] = ["allow", "deny", "hold"];
+
+/// Results that a filter may name.
+const RESULTS: [&str; 6] =
+    ["accepted", "rejected", "executed", "failed", "not_forwarded", "unknown"];
+
+impl Filter {
+    /// Sets a field by the name that command line and API have for it; returns `false` if there is none.
+    ///
+    /// # Errors
+    /// [`EvidenceError::BadFilter`], [`EvidenceError::BadTime`].
+    pub fn set(&mut self, name: &str, value: &str) -> Result<bool, EvidenceError> {
+        let text = || Some(value.to_owned());
+        match name {
+            "agent" => self.agent = text(),
+            "principal" => self.principal = text(),
+            "tool" => self.tool = text(),
+            "policy" => self.policy = text(),
+            "decision" => self.decision = Some(decision(value)?),
+            "kind" => self.kind = Some(kind(value)?),
+            "result" => self.result = Some(result(value)?),
+            "from" => self.from_ms = Some(parse(value, Edge::Start)?),
+            "to" => self.until_ms = Some(parse(value, Edge::End)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// Reads a verdict; `require-approval` is another word for `hold`.
+///
+/// # Errors
+/// [`EvidenceError::BadFilter`].
+pub fn decision(text: &str) -> Result<String, EvidenceError> {
+    let word = if text == "require-approval" { "hold" } else { text };
+    word_of("decision", word, &DECISIONS)
+}
+
+/// Reads a result; `auth_failed` is another word for `rejected`.
+///
+/// # Errors
+/// [`EvidenceError::BadFilter`].
+pub fn result(text: &str) -> Result<String, EvidenceError> {
+    let word = if matches!(text, "auth_failed" | "auth-failed") { "rejected" } else { text };
+    word_of("result", word, &RESULTS)
+}
+
+/// Reads a kind of record.
+///
+/// # Errors
+/// [`EvidenceError::BadFilter`].
+pub fn kind(text: &str) -> Result<String, EvidenceError> {
+    let kind = Kind::deserialize(text.into_deserializer());
+    kind.map(|kind| kind.as_str().to_owned()).map_err(|error: WordError| {
+        let error = error.to_string();
+        let expected = error.split_once("expected ").map_or("", |(_, expected)| expected);
+        bad("kind", text, expected)
+    })
+}
+
+fn word_of(name: &'static str, word: &str, words: &[&str]) -> Result<String, EvidenceError> {
+    if words.contains(&word) {
+        return Ok(word.to_owned());
+    }
+    let expected = words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+    Err(bad(name, word, &format!("one of {expected}")))
+}
+
+fn bad(name: &'static str, value: &str, expected: &str) -> EvidenceError {
+    EvidenceError::BadFilter { name, value: value.to_owned(), expected: expected.to_owned() }
+}
+
+/// A part of what matches a filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The records, newest first.
+    pub records: Vec<Record>,
+    /// Where the next page begins, if there are more records: its records stand before this position.
+    pub next: Option<LeafIndex>,
+}
+
+/// Returns the newest records that match a filter, of those before a position.
+///
+/// # Errors
+/// [`EvidenceError::UnknownAgent`]; [`EvidenceError::Store`].
+pub async fn page(
+    reader: &Reader,
+    filter: Filter,
+    before: LeafIndex,
+    limit: u32,
+) -> Result<Page, EvidenceError> {
+    let mut rows = Rows::open(reader, filter).await?;
+    rows.query.before = Some(before);
+    // One more than asked for: whether there is another page is known, not guessed.
+    rows.query.limit = limit.saturating_add(1);
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut records = Vec::new();
+    while records.len() < wanted
+        && let Some(record) = rows.next().await?
+    {
+        records.push(record);
+    }
+    rows.query.limit = PEEKED;
+    let more = rows.next().await?.is_some();
+    let next = records.last().filter(|_| more).map(|last| LeafIndex(last.index()));
+    Ok(Page { records, next })
 }
 
 /// The records that match a filter, newest first. Nothing is cut: pages are read as they are needed.
@@ -168,4 +285,35 @@ async fn first_from(
 fn decisions(tool: &str) -> Query {
     let (tool, kind) = (Some(tool.to_owned()), Some("decision".to_owned()));
     Query { tool, kind, ..Query::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_filters() {
+        for (name, value, ok) in [
+            ("decision", "allow", true),
+            ("decision", "require-approval", true),
+            ("decision", "Allow", false),
+            ("kind", "legal_hold", true),
+            ("kind", "decision", true),
+            ("kind", "decisions", false),
+            ("result", "auth_failed", true),
+            ("result", "not_forwarded", true),
+            ("result", "", false),
+            ("from", "2026-03-15", true),
+            ("to", "yesterday", false),
+            ("agent", "any text", true),
+        ] {
+            let set = Filter::default().set(name, value);
+            assert_eq!(set.is_ok(), ok, "{name}={value}: {set:?}");
+        }
+        assert!(!Filter::default().set("form", "2026-03-15").unwrap());
+        let bad = kind("x").unwrap_err().to_string();
+        assert!(bad.starts_with("`x` is no kind: expected one of `decision`, `outcome`"), "{bad}");
+        let bad = decision("x").unwrap_err().to_string();
+        assert_eq!(bad, "`x` is no decision: expected one of `allow`, `deny`, `hold`");
+    }
 }

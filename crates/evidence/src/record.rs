@@ -69,6 +69,16 @@ impl Record {
         list.into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
+    /// Shows the record as one JSON object: its leaf, and where that stands in the log.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut fields = self.fields.clone();
+        fields.insert("at".to_owned(), crate::time::utc(self.time_ms()).into());
+        fields.insert("leaf_index".to_owned(), self.index.into());
+        fields.insert("leaf_hash".to_owned(), self.leaf_hash().to_base64().into());
+        Value::Object(fields)
+    }
+
     /// Returns the record's id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -103,7 +113,7 @@ impl Record {
         let field = match self.kind() {
             "decision" => "decision",
             "outcome" => "outcome",
-            "auth" => "result",
+            "auth" | "access" => "result",
             "detection" => "type",
             "gap" => "gap",
             "change" if self.fields.contains_key("event") => "event",
@@ -184,6 +194,15 @@ impl Opened {
     pub fn principal(&self) -> Option<&str> {
         let principal = self.value("principal")?;
         principal.as_str().or_else(|| principal.get("id")?.as_str())
+    }
+
+    /// Closes every private field that is not named.
+    #[must_use]
+    pub fn only(mut self, names: &[String]) -> Self {
+        let kept = |name: &str| names.iter().any(|kept| kept == name);
+        self.disclosures.retain(|disclosure| disclosure.name().is_some_and(kept));
+        self.private.retain(|name, _| kept(name));
+        self
     }
 
     /// Returns how many digests of the leaf no opened field accounts for.

@@ -13,6 +13,7 @@ pub fn sentence(record: &Record, principal: Option<&str>) -> String {
         "auth" => auth(record),
         "change" => change(record),
         "detection" => detection(record),
+        "access" => access(record),
         "heartbeat" => "The recorder gave a sign of life.".to_owned(),
         "gap" => {
             "The recorder stopped without a clean end; records may be missing here.".to_owned()
@@ -137,6 +138,20 @@ fn change(record: &Record) -> String {
     format!("Change of {object}{which}: {}.", record.result())
 }
 
+fn access(record: &Record) -> String {
+    let role = record.text("role").unwrap_or("reader");
+    let key = record.text("key_id").map_or_else(String::new, |key| format!(" with key `{key}`"));
+    if let Some(needs) = record.text("needs") {
+        return format!("A token of role `{role}`{key} was refused what takes `{needs}`.");
+    }
+    let count = match record.integer("count").unwrap_or_default() {
+        1 => "1 record".to_owned(),
+        count => format!("{count} records"),
+    };
+    let route = record.text("route").unwrap_or_default();
+    format!("A token of role `{role}`{key} read {count} over `{route}`.")
+}
+
 fn detection(record: &Record) -> String {
     let server = record.text("server").map_or_else(String::new, |it| format!(" at server `{it}`"));
     format!("Noticed{server}: {}.", record.result())
@@ -181,6 +196,9 @@ mod tests {
             json!({"kind": "change", "object": "agent", "action": "disabled", "agent": "0191"}),
             json!({"kind": "change", "object": "tool_pins", "event": "pinned", "server": "crm"}),
             json!({"kind": "detection", "type": "tool_pin_mismatch", "server": "crm"}),
+            json!({"kind": "access", "result": "read", "role": "auditor", "key_id": "k2", "count": 25,
+                "route": "/api/v1/records"}),
+            json!({"kind": "access", "result": "refused", "role": "viewer", "key_id": "k3", "needs": "auditor"}),
             json!({"kind": "gap", "gap": "unclean_stop"}),
             json!({"kind": "heartbeat"}),
         ]
@@ -203,6 +221,8 @@ An unknown client was turned away (CREDENTIAL_MISSING).
 Change of agent `0191`: disabled.
 Change of tool_pins `crm`: pinned.
 Noticed at server `crm`: tool_pin_mismatch.
+A token of role `auditor` with key `k2` read 25 records over `/api/v1/records`.
+A token of role `viewer` with key `k3` was refused what takes `auditor`.
 The recorder stopped without a clean end; records may be missing here.
 The recorder gave a sign of life.
 "##);

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use countersign_evidence::csv::CsvWriter;
-use countersign_evidence::query::{Filter, Rows};
+use countersign_evidence::query::{self, Filter, Rows};
 use countersign_evidence::time::{Edge, parse, utc};
 use countersign_evidence::{Record, cut, shown};
 use countersign_ledger::{LeafIndex, VerifierKey};
 use countersign_store::{Keystore, Reader};
-use serde_json::Value;
 
 use crate::config::Config;
 use crate::paths::Paths;
@@ -55,16 +54,16 @@ pub(crate) struct QueryArgs {
     /// Decisions that this policy determined
     #[arg(long, value_name = "ID")]
     policy: Option<String>,
-    /// Decisions with this verdict
-    #[arg(long)]
-    decision: Option<Decision>,
-    /// Records of this kind
-    #[arg(long, value_parser = ["decision", "outcome", "auth", "change", "detection", "heartbeat",
-        "gap", "check"])]
+    /// Decisions with this verdict: `allow`, `deny` or `hold`
+    #[arg(long, value_name = "VERDICT", value_parser = query::decision)]
+    decision: Option<String>,
+    /// Records of this kind: `decision`, `outcome`, `auth`, `change`, …
+    #[arg(long, value_name = "KIND", value_parser = query::kind)]
     kind: Option<String>,
-    /// How a credential was answered, or how a call ended
-    #[arg(long)]
-    result: Option<ResultArg>,
+    /// How a credential was answered (`accepted`, `rejected`), or how a call ended (`executed`,
+    /// `failed`, `not_forwarded`, `unknown`)
+    #[arg(long, value_name = "RESULT", value_parser = query::result)]
+    result: Option<String>,
     /// The first moment: RFC 3339, or a date (UTC)
     #[arg(long, value_name = "TIME", value_parser = |text: &str| parse(text, Edge::Start))]
     from: Option<i64>,
@@ -95,30 +94,10 @@ pub(crate) struct TailArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Decision {
-    Allow,
-    Deny,
-    #[value(alias = "require-approval")]
-    Hold,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum ResultArg {
-    Accepted,
-    #[value(alias = "auth_failed", alias = "auth-failed")]
-    Rejected,
-    Executed,
-    Failed,
-    NotForwarded,
-    Unknown,
-}
-
 pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitCode> {
     let reader = open(paths).await?;
     let done = match command {
-        Command::Query(args) => query(&reader, *args).await,
+        Command::Query(args) => search(&reader, *args).await,
         Command::Tail(args) => tail(&reader, &args).await,
     };
     reader.close().await;
@@ -161,7 +140,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-async fn query(reader: &Reader, args: QueryArgs) -> anyhow::Result<()> {
+async fn search(reader: &Reader, args: QueryArgs) -> anyhow::Result<()> {
     let (json, csv) = (args.json, args.csv);
     let limit = match args.limit {
         Some(0) => u64::MAX,
@@ -190,27 +169,14 @@ fn tell(count: u64, more: bool) {
 }
 
 fn filter(args: QueryArgs) -> Filter {
-    let decision = args.decision.map(|decision| match decision {
-        Decision::Allow => "allow",
-        Decision::Deny => "deny",
-        Decision::Hold => "hold",
-    });
-    let result = args.result.map(|result| match result {
-        ResultArg::Accepted => "accepted",
-        ResultArg::Rejected => "rejected",
-        ResultArg::Executed => "executed",
-        ResultArg::Failed => "failed",
-        ResultArg::NotForwarded => "not_forwarded",
-        ResultArg::Unknown => "unknown",
-    });
     Filter {
         agent: args.agent,
         principal: args.principal,
         tool: args.tool,
         policy: args.policy,
-        decision: decision.map(str::to_owned),
+        decision: args.decision,
         kind: args.kind,
-        result: result.map(str::to_owned),
+        result: args.result,
         from_ms: args.from,
         until_ms: args.to,
     }
@@ -221,7 +187,7 @@ async fn print_json(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> an
     while count < limit
         && let Some(record) = rows.next().await?
     {
-        writeln!(out, "{}", json(&record))?;
+        writeln!(out, "{}", record.to_json())?;
         count += 1;
     }
     Ok(count)
@@ -263,15 +229,6 @@ async fn print_table(
         count += 1;
     }
     Ok(count)
-}
-
-/// Shows a record as one JSON object: its leaf, and where that stands in the log.
-pub(super) fn json(record: &Record) -> Value {
-    let mut fields = record.fields().clone();
-    fields.insert("at".to_owned(), utc(record.time_ms()).into());
-    fields.insert("leaf_index".to_owned(), record.index().into());
-    fields.insert("leaf_hash".to_owned(), record.leaf_hash().to_base64().into());
-    Value::Object(fields)
 }
 
 fn head() -> String {
@@ -332,7 +289,7 @@ async fn tail(reader: &Reader, args: &TailArgs) -> anyhow::Result<()> {
         }
         for record in records.into_iter().map(Record::from) {
             next = record.index() + 1;
-            let line = if args.json { json(&record).to_string() } else { row(&record, &known) };
+            let line = if args.json { record.to_json().to_string() } else { row(&record, &known) };
             writeln!(io::stdout(), "{line}")?;
         }
         match (found, args.follow) {
@@ -347,7 +304,7 @@ async fn tail(reader: &Reader, args: &TailArgs) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn record(leaf: &Value) -> Record {
+    fn record(leaf: &serde_json::Value) -> Record {
         Record::parse(3, leaf.to_string().into_bytes()).unwrap()
     }
 

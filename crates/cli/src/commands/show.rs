@@ -11,7 +11,7 @@ use countersign_evidence::sentence::sentence;
 use countersign_evidence::{Opened, shown};
 use serde_json::{Value, json};
 
-use super::records::{self, log_key, open, whole_or_cut};
+use super::records::{log_key, open, whole_or_cut};
 use crate::paths::Paths;
 
 /// Show one record whole.
@@ -42,8 +42,8 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     let case = gather(&reader, find(&reader, &args.id).await?, &key).await?;
     if let Some(path) = &args.proof {
         let file = RecordFile::of(&reader, &case, &key).await?;
-        let text = serde_json::to_string_pretty(&file)? + "\n";
-        write_private(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+        write_private(path, &file.to_text()?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     reader.close().await;
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -92,7 +92,7 @@ fn whole(case: &Case) -> Value {
 fn part(opened: &Opened) -> Value {
     json!({
         "sentence": sentence(&opened.record, opened.principal()),
-        "record": records::json(&opened.record),
+        "record": opened.record.to_json(),
         "private": opened.private,
         "closed_fields": opened.closed_fields(),
         "closed": opened.closed,

@@ -149,8 +149,7 @@ async fn r_036_a_key_is_claimed_once_among_three_gateways_and_its_result_given_e
                 tokio::spawn(async move { store.wait_outcome(call, Duration::from_secs(20)).await })
             })
             .collect();
-        let owner =
-            site.sql("SELECT replica FROM countersign.open_call WHERE state = 'open'");
+        let owner = site.sql("SELECT replica FROM countersign.open_call WHERE state = 'open'");
         let owner = &stores[owner.trim_start_matches('g').parse::<usize>().unwrap() - 1];
         let outcome = site.world.outcome(call, OutcomeStatus::Executed, Some("\"paid\""));
         owner.commit_outcome(outcome).await.unwrap();

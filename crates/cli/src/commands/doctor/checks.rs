@@ -78,7 +78,7 @@ pub(super) fn permissions(paths: &Paths) -> Vec<Finding> {
             Finding::error(check, says, format!("chmod {allowed:o} {path}"))
         })
     };
-    let mut secrets = vec![paths.data.clone(), paths.token()];
+    let mut secrets = vec![paths.data.clone(), paths.token(), paths.tokens()];
     collect(&keys, &mut secrets);
     let found: Vec<_> = secrets.iter().filter_map(open).collect();
     if found.is_empty() {

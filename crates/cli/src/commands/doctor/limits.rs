@@ -34,7 +34,8 @@ fn table() -> Vec<(&'static str, String)> {
         BUNDLE_BYTES_MAX CREDENTIAL_BYTES_MAX QUERY_RECORDS_MAX);
     rows!(table: "console", countersign_console::limits:
         BODY_BYTES_MAX BODY_READ_TIMEOUT LOG_FILE_BYTES_MAX OPERATOR_TIMEOUT OVERLAP_MS_MAX
-        REASON_BYTES_MAX);
+        REASON_BYTES_MAX PAGE_RECORDS PAGE_RECORDS_MAX QUERY_BYTES_MAX TOKENS_MAX
+        TOKEN_NAME_BYTES_MAX);
     table
 }
 
