@@ -16,6 +16,9 @@ pub const DECISION: &str = "decision";
 /// The kind of a record that says what came of a decision.
 pub const OUTCOME: &str = "outcome";
 
+/// The kind of a record that states the totals of a day.
+pub const CLOSE: &str = "close";
+
 /// The kind of a record that names missing records of a stream.
 pub const GAP: &str = "gap";
 
@@ -59,6 +62,14 @@ pub struct Leaf {
     pub time: Time,
     /// The verdict of a decision: `allow`, `deny` or `hold`.
     pub decision: Option<String>,
+    /// The mode of the policies that decided.
+    pub mode: Option<String>,
+    /// The agent's id.
+    pub agent: Option<String>,
+    /// The day that a daily close is about.
+    pub day: Option<String>,
+    /// What the records of that day add up to, see [`crate::close`].
+    pub totals: Option<Value>,
     /// The record that this one belongs to; an outcome names its decision.
     pub parent: Option<String>,
     /// How a call ended, of an outcome; `unknown` if nobody saw it.

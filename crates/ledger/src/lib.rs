@@ -24,6 +24,7 @@
 #![warn(missing_docs)]
 
 pub mod checkpoint;
+pub mod close;
 pub mod disclosure;
 pub mod hash;
 pub mod jcs;

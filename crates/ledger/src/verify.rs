@@ -102,6 +102,8 @@ pub struct Report {
     pub outcomes_without_decision: Vec<LeafIndex>,
     /// The leaves of kind `gap`: places where a stream says that it may have lost records.
     pub gaps: Vec<LeafIndex>,
+    /// Daily closes; the totals of each are those of its records.
+    pub closes: u64,
     /// Files that reach past the checkpoint and are vouched for only up to it.
     pub unsigned: Vec<String>,
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_ledger::close::day_of;
 use countersign_model::{Draft, Kind, RecordId};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::db::{Column, Pool};
 use crate::effect::{Effect, Purge};
-use crate::keystore::{SHARD_SLOTS, day_of};
+use crate::keystore::SHARD_SLOTS;
 use crate::store::Inner;
 use crate::subject::{blocking, names};
 use crate::writer::Message;
@@ -384,7 +385,10 @@ impl Reader {
         Ok(covering(&erasures, subject, time(leaf)).map(|erasure| {
             let ticket = text(erasure, "ticket");
             match text(erasure, "phase") {
-                "done" => format!("erased on {}, ticket `{ticket}`", day_of(time(erasure).0)),
+                "done" => format!(
+                    "erased on {}, ticket `{ticket}`",
+                    day_of(u64::try_from(time(erasure).0).unwrap_or(0))
+                ),
                 _ => format!("their erasure is under way, ticket `{ticket}`"),
             }
         }))

@@ -18,6 +18,7 @@ mod anchor;
 mod batch;
 mod bundles;
 mod clock;
+mod close;
 mod config;
 mod db;
 mod effect;

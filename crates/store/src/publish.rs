@@ -167,7 +167,7 @@ async fn read_growth(
 }
 
 /// Reads the bodies of leaves `from..to`.
-async fn read_bodies(
+pub(crate) async fn read_bodies(
     db: &Pool,
     tenant: &str,
     from: u64,
@@ -327,6 +327,9 @@ impl Store {
             if round != 0 {
                 continue;
             }
+            if let Err(error) = self.close_ended_days().await {
+                tracing::error!(%error, "a day cannot be closed");
+            }
             match self.publish_now().await {
                 Ok(now) if now != size => (size, since) = (now, Instant::now()),
                 Ok(_) if since.elapsed() >= config.heartbeat_every => {
@@ -340,6 +343,15 @@ impl Store {
                 Err(error) => tracing::error!(%error, "the log cannot be published"),
             }
         }
+    }
+
+    /// Closes days, if this process orders the log.
+    async fn close_ended_days(&self) -> Result<(), StoreError> {
+        let leads = match &self.inner.publishing.lock().await.sequencer {
+            Some(sequencer) => sequencer.durable().is_some(),
+            None => true,
+        };
+        if leads { self.close_days().await.map(drop) } else { Ok(()) }
     }
 
     /// Publishes what is durable, if it is more than what was published; returns the published size.
@@ -406,7 +418,7 @@ impl Store {
 }
 
 /// Reads the frontier alone: leaves may be added at the same time.
-async fn load_frontier(db: &Pool, tenant: &str) -> Result<Frontier, StoreError> {
+pub(crate) async fn load_frontier(db: &Pool, tenant: &str) -> Result<Frontier, StoreError> {
     let sql = "SELECT edge FROM frontier WHERE tenant = $1";
     let row = db.fetch_optional(sql, &[Column::Text(tenant)]).await?;
     let edge: Option<Vec<u8>> = row.map(|row| row.get(0)).transpose()?;

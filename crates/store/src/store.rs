@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) servers: Option<Servers>,
     /// The version of the registry that is in memory.
     pub(crate) registry_version: AtomicI64,
+    /// When the next day is to be closed, as far as this process knows.
+    pub(crate) next_close_ms: AtomicU64,
     pub(crate) registry: Registry,
     pub(crate) publishing: tokio::sync::Mutex<publish::Publisher>,
     pub(crate) subjects: Arc<Subjects>,
@@ -207,6 +209,7 @@ impl Store {
             servers,
             registry,
             registry_version: AtomicI64::new(0),
+            next_close_ms: AtomicU64::new(0),
             publishing: tokio::sync::Mutex::new(publisher),
             subjects,
             erasing: tokio::sync::Mutex::default(),

@@ -308,6 +308,7 @@ fn print_log(report: &Report, out: &mut impl Write) -> fmt::Result {
         line(out, "outcomes, no decision", leaves(&report.outcomes_without_decision))?;
     }
     line(out, "gaps", leaves(&report.gaps))?;
+    line(out, "daily closes", report.closes)?;
     if !report.unsigned.is_empty() {
         let text = format!("{} files, newer than the checkpoint", report.unsigned.len());
         line(out, "not signed yet", text)?;

@@ -253,6 +253,7 @@ impl<'a, S: LogSource> Pass<'a, S> {
             last_ms: self.tally.last_ms,
             decisions_without_outcome: self.tally.decisions_without_outcome(),
             outcomes_without_decision: self.tally.outcomes_without_decision(),
+            closes: self.tally.closes,
             gaps: self.tally.gaps,
             unsigned: self.listing.past(self.checkpoint.size),
             origin: self.checkpoint.origin,

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Population;
-use crate::leaf::{DECISION, GAP, Leaf, OUTCOME};
+use crate::close::{DayTotals, day_of};
+use crate::leaf::{CLOSE, DECISION, GAP, Leaf, OUTCOME};
 use crate::tree::LeafIndex;
 
 /// The verdict that an outcome must follow.
@@ -31,6 +32,9 @@ pub(super) struct Tally {
     /// Decisions whose outcome is unknown.
     unknown: HashSet<String>,
     unmatched: Vec<LeafIndex>,
+    /// Totals by day, to compare daily closes with.
+    days: BTreeMap<String, DayTotals>,
+    pub(super) closes: u64,
 }
 
 impl Tally {
@@ -50,9 +54,24 @@ impl Tally {
             },
             OUTCOME => self.came_out(&leaf, index)?,
             GAP => self.gaps.push(index),
+            CLOSE => self.closed(&leaf)?,
             _ => {}
         }
+        self.days.entry(day_of(leaf.time.ms)).or_default().add(&leaf, index);
         *self.counts.entry((leaf.kind, leaf.decision)).or_default() += 1;
+        Ok(())
+    }
+
+    /// Compares a daily close with what has been counted of its day.
+    fn closed(&mut self, leaf: &Leaf) -> Result<(), String> {
+        let (Some(day), Some(totals)) = (&leaf.day, &leaf.totals) else {
+            return Err("the close states no day or no totals".to_owned());
+        };
+        let counted = self.days.get(day).cloned().unwrap_or_default().to_json();
+        if *totals != counted {
+            return Err(format!("the totals of {day} are not those of its records: {counted}"));
+        }
+        self.closes += 1;
         Ok(())
     }
 

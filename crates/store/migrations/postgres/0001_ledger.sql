@@ -37,6 +37,8 @@ CREATE TABLE intake (
 );
 -- Erasures and legal holds are rare, and looked for at every start.
 CREATE INDEX intake_privacy ON intake (tenant, kind) WHERE kind = 'erasure' OR kind = 'legal_hold';
+-- And so are daily closes.
+CREATE INDEX intake_close ON intake (tenant, kind) WHERE kind = 'close';
 
 CREATE TABLE leaf (
     tenant    TEXT   NOT NULL,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use countersign_model::{AgentId, Draft, Kind, OutcomeStatus, RecordId, TenantId};
 use countersign_store::{
@@ -56,7 +57,9 @@ impl World {
 
     pub(crate) fn config(&self) -> StoreConfig {
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        StoreConfig::new(TenantId("acme".into()), clock, Arc::clone(&self.ids))
+        let config = StoreConfig::new(TenantId("acme".into()), clock, Arc::clone(&self.ids));
+        // A busy machine is no fault of the store; tests of deadlines set their own.
+        StoreConfig { commit_deadline: Duration::from_secs(20), ..config }
     }
 
     pub(crate) fn id(&self) -> RecordId {

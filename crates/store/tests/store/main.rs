@@ -1,4 +1,4 @@
-//! The store from outside, on a SQLite file in a temporary folder, and on a PostgreSQL of its own.
+//! The store from outside, on a SQLite file in a temporary folder.
 
 #[cfg(test)]
 mod commit;
@@ -8,7 +8,5 @@ mod common;
 mod erase;
 #[cfg(test)]
 mod fsck;
-#[cfg(test)]
-mod postgres;
 #[cfg(test)]
 mod read;

@@ -248,3 +248,57 @@ async fn t13_a_database_older_than_what_was_published_is_refused() {
     let refused = Store::open(&world.path(), world.config()).await;
     assert!(matches!(refused, Err(StoreError::Behind { .. })), "{refused:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r_072_each_day_is_closed_with_its_totals_and_a_wrong_total_is_found() {
+    use countersign_ledger::verify::{VerifyOptions, verify_log};
+    let world = World::new();
+    let store = world.create().await;
+    let vkey = VerifierKey::parse(&store.vkey().unwrap()).unwrap();
+    let options = VerifyOptions { keys: vec![vkey], ..VerifyOptions::default() };
+    let source = countersign_store::PublishedLog::new(&world.path());
+    let day = 86_400_000;
+    assert_eq!(store.close_days().await.unwrap(), 0, "an empty log has no day");
+    for verdict in ["deny", "hold", "deny"] {
+        let draft = Draft::new(world.id(), Kind::Decision).with("decision", verdict);
+        store.append(draft.with("mode", "enforce").with("agent", "a1")).await.unwrap();
+    }
+    assert_eq!(store.close_days().await.unwrap(), 0, "the day goes on");
+    // Nothing happens on the second day; on the third one there is a record again.
+    world.clock.advance(2 * day + 600_000);
+    store.append(Draft::new(world.id(), Kind::Check)).await.unwrap();
+    assert_eq!(store.close_days().await.unwrap(), 2);
+    assert_eq!(store.close_days().await.unwrap(), 0, "each day once");
+    store.shutdown().await.unwrap();
+    let store = world.open().await;
+    assert_eq!(store.close_days().await.unwrap(), 0, "also after a restart");
+    world.clock.advance(day);
+    assert_eq!(store.close_days().await.unwrap(), 1);
+    store.publish_now().await.unwrap();
+    assert_eq!(verify_log(&source, &options, &mut |_| {}).unwrap().closes, 3);
+
+    let reader = Reader::open(&world.path(), None).await.unwrap();
+    let query = Query { kind: Some("close".to_owned()), ..Query::default() };
+    let closes = reader.query(&query).await.unwrap().records;
+    let totals: Vec<String> = closes
+        .iter()
+        .rev()
+        .map(|close| format!("{} {}", close.leaf["day"], close.leaf["totals"]))
+        .collect();
+    assert_eq!(
+        totals,
+        [
+            r#""2026-11-21" {"by_agent":{"a1":3},"by_decision":{"deny":2,"hold":1},"by_kind":{"decision":3},"by_mode":{"enforce":3},"first":0,"last":2,"other_agents":0,"records":3}"#,
+            r#""2026-11-22" {"by_agent":{},"by_decision":{},"by_kind":{},"by_mode":{},"other_agents":0,"records":0}"#,
+            r#""2026-11-23" {"by_agent":{},"by_decision":{},"by_kind":{"check":1,"close":2},"by_mode":{},"first":3,"last":5,"other_agents":0,"records":3}"#,
+        ]
+    );
+    let wrong = Draft::new(world.id(), Kind::Close)
+        .with("day", "2026-11-21")
+        .with("totals", serde_json::json!({ "records": 2 }));
+    store.append(wrong).await.unwrap();
+    store.publish_now().await.unwrap();
+    let problem = verify_log(&source, &options, &mut |_| {}).unwrap_err();
+    assert_eq!(problem.index, Some(7));
+    assert!(problem.reason.contains("the totals of 2026-11-21"), "{problem}");
+}

@@ -46,9 +46,9 @@ impl Site {
     fn config(&self, replica: &str) -> StoreConfig {
         StoreConfig {
             database: Database::Postgres(vec![self.url.clone()]),
+            commit_deadline: Duration::from_secs(5),
             keys: Some(self.world.folder.path().join("keys")),
             replica: replica.to_owned(),
-            commit_deadline: Duration::from_secs(5),
             ..self.world.config()
         }
     }
