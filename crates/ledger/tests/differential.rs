@@ -93,7 +93,9 @@ impl tlog_tiles::TileReader for Published {
 fn config() -> ProptestConfig {
     #[expect(clippy::disallowed_methods, reason = "how many cases to run is said from outside")]
     let cases = std::env::var("COUNTERSIGN_CASES");
-    ProptestConfig::with_cases(cases.map_or(64, |cases| cases.parse().unwrap()))
+    let cases = cases.map_or(64, |cases| cases.parse().unwrap());
+    // A failing case prints its smallest form; it goes into the vectors by hand.
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 fn theirs(hash: Hash) -> tlog_tiles::Hash {
@@ -172,7 +174,10 @@ fn edited(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
             return bytes;
         }
         match edit {
-            Edit::Flip(place, bit) => bytes[place.index(bytes.len())] ^= 1 << bit,
+            Edit::Flip(place, bit) => {
+                let place = place.index(bytes.len());
+                bytes[place] ^= 1 << bit;
+            }
             Edit::Insert(place, piece) => {
                 let place = place.index(bytes.len() + 1);
                 bytes.splice(place..place, piece.bytes());
@@ -184,7 +189,10 @@ fn edited(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
                 let line = line.index(lines.len());
                 lines.insert(line, lines[line].clone());
             }
-            Edit::SwapLines(a, b) => lines.swap(a.index(lines.len()), b.index(lines.len())),
+            Edit::SwapLines(a, b) => {
+                let count = lines.len();
+                lines.swap(a.index(count), b.index(count));
+            }
         }
         if matches!(edit, Edit::RemoveLine(_) | Edit::RepeatLine(_) | Edit::SwapLines(..)) {
             bytes = lines.concat();
@@ -449,7 +457,7 @@ proptest! {
     }
 
     #[test]
-    fn both_read_and_refuse_the_same_tiles(size in 1..=LEAVES, index: Index, flipped in proptest::option::of(any::<usize>())) {
+    fn both_read_the_same_tiles_and_we_refuse_altered_ones(size in 1..=LEAVES, index: Index, flipped in proptest::option::of(any::<usize>())) {
         let index = u64::try_from(index.index(usize::try_from(size).unwrap())).unwrap();
         let width = width_at(TileKind::Hashes(0), index / 256, TreeSize(size)).unwrap();
         let path = TilePath::hashes(0, index / 256, width).unwrap();
@@ -464,9 +472,12 @@ proptest! {
         let theirs = tlog_tiles::TileHashReader::new(size, theirs(root), &published);
         let stored = tlog_tiles::stored_hash_index(0, index);
         let they = tlog_tiles::HashReader::read_hashes(&theirs, &[stored]);
-        prop_assert_eq!(we, they.is_ok());
         prop_assert_eq!(we, flipped.is_none());
-        if let Ok(hashes) = they {
+        // The other way round it does not hold: `tlog_tiles` 0.2.0 compares the tiles that it reads with their
+        // parents, but leaves out as many of them as subtrees of the root share a tile. So at size 259 it takes
+        // any full tile for the first one. By RFC 6962 that hash is not in the tree.
+        prop_assert!(!we || they.is_ok());
+        if let Some(hashes) = they.ok().filter(|_| we) {
             prop_assert_eq!((ours(&hashes), read), (vec![leaf], leaf));
         }
     }
