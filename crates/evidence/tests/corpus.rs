@@ -1,6 +1,11 @@
 //! Replays the corpus of every fuzz target: what was once found stays fixed.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 // A workspace of its own, so that no build of the product needs a fuzzer; its functions need none.
 #[path = "../../../fuzz/src/lib.rs"]
+#[expect(unreachable_pub, reason = "a library where it is fuzzed")]
 mod fuzz;
 
 fn folder() -> PathBuf {
@@ -24,11 +30,11 @@ fn inputs(target: &str) -> Vec<PathBuf> {
     folder.map(|entry| entry.unwrap().path()).collect()
 }
 
+#[expect(clippy::print_stdout, reason = "the test that fails shows the input")]
 fn replay(target: &str) {
     let inputs = inputs(target);
     assert!(!inputs.is_empty(), "`{target}` has no corpus");
     for input in inputs {
-        // Seen only if the target fails on it.
         println!("{}", input.display());
         fuzz::run(target, &fs::read(input).unwrap());
     }
