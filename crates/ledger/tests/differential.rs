@@ -342,7 +342,7 @@ fn damage() -> impl Strategy<Value = Option<Damage>> {
     ])
 }
 
-fn damaged(mut proof: Vec<Hash>, damage: &Option<Damage>) -> Vec<Hash> {
+fn damaged(mut proof: Vec<Hash>, damage: Option<&Damage>) -> Vec<Hash> {
     let count = proof.len();
     match damage {
         Some(Damage::Append(hash)) => proof.push(Hash(*hash)),
@@ -370,7 +370,7 @@ proptest! {
         prop_assert_eq!(verify_inclusion(&leaf, LeafIndex(index), TreeSize(size), &proof, &root), Ok(()));
         prop_assert!(tlog_tiles::check_record(&all_theirs(&proof), size, theirs(root), index, theirs(leaf)).is_ok());
 
-        let (proof, index, size) = (damaged(proof, &damage), other.unwrap_or(index), size + larger);
+        let (proof, index, size) = (damaged(proof, damage.as_ref()), other.unwrap_or(index), size + larger);
         let we = verify_inclusion(&leaf, LeafIndex(index), TreeSize(size), &proof, &root);
         let they = tlog_tiles::check_record(&all_theirs(&proof), size, theirs(root), index, theirs(leaf));
         prop_assert_eq!(we.is_ok(), they.is_ok());
@@ -389,7 +389,7 @@ proptest! {
             tlog_tiles::check_tree(&all_theirs(&proof), new, theirs(new_root), old, theirs(old_root)).is_ok()
         );
 
-        let (proof, old) = (damaged(proof, &damage), old.saturating_sub(smaller).max(1));
+        let (proof, old) = (damaged(proof, damage.as_ref()), old.saturating_sub(smaller).max(1));
         let we = verify_consistency(TreeSize(old), &old_root, TreeSize(new), &new_root, &proof);
         let they = tlog_tiles::check_tree(&all_theirs(&proof), new, theirs(new_root), old, theirs(old_root));
         prop_assert_eq!(we.is_ok(), they.is_ok());
