@@ -52,6 +52,9 @@ struct Args {
     json: bool,
 }
 
+/// Verifies a log and returns how many leaves it saw.
+type Verify = fn(&Published) -> anyhow::Result<u64>;
+
 /// One way to verify, measured.
 #[derive(Serialize)]
 struct Measured {
@@ -113,7 +116,7 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     ensure!(args.entry_bytes <= ENTRY_BYTES_MAX, "an entry has at most {ENTRY_BYTES_MAX} bytes");
     let log = publish(&args)?;
-    let ways: [(&str, fn(&Published) -> anyhow::Result<u64>); 3] =
+    let ways: [(&str, Verify); 3] =
         [("tiles", from_tiles), ("entries", from_entries), ("records", from_records)];
     let mut measured = Vec::new();
     for (way, verify) in ways {
@@ -138,7 +141,7 @@ fn main() -> anyhow::Result<()> {
 
 fn measure(
     way: &'static str,
-    verify: fn(&Published) -> anyhow::Result<u64>,
+    verify: Verify,
     log: &Published,
     args: &Args,
 ) -> anyhow::Result<Measured> {
