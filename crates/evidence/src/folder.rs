@@ -17,6 +17,9 @@ const ATTEMPTS: u32 = 20;
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Largest file of a log that is read, in bytes: a bundle of 256 entries, each with its length before it.
+const FILE_BYTES_MAX: u64 = 256 * (2 + 65_535);
+
 /// The log in a folder, as of the checkpoint that was there when it was opened.
 ///
 /// Files that are written later are not an error. A partial tile that a full one has replaced since is read
@@ -82,7 +85,16 @@ impl LogFolder {
     }
 
     fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
-        match fs::read(self.root.join(path)) {
+        let path = self.root.join(path);
+        let read = fs::metadata(&path).and_then(|found| {
+            // A pipe or a device may never end.
+            if !found.is_file() || found.len() > FILE_BYTES_MAX {
+                let reason = format!("it is no file of at most {FILE_BYTES_MAX} bytes");
+                return Err(io::Error::new(ErrorKind::InvalidData, reason));
+            }
+            fs::read(&path)
+        });
+        match read {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(SourceError(error.to_string())),
@@ -160,4 +172,21 @@ pub(crate) fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> io::
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_ends_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join(CHECKPOINT_PATH);
+        std::os::unix::fs::symlink("/dev/zero", &checkpoint).unwrap();
+        assert!(LogFolder::open(folder.path()).is_err());
+        fs::remove_file(&checkpoint).unwrap();
+        let large = fs::File::create(&checkpoint).unwrap();
+        large.set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert!(LogFolder::open(folder.path()).is_err());
+    }
 }

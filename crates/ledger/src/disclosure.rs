@@ -209,15 +209,11 @@ pub fn open_leaf(leaf: &[u8], disclosures: &[Disclosure]) -> Result<OpenedLeaf, 
         }
     }
     let mut opened = BTreeMap::new();
-    // Each turn opens what is committed so far; what it opens may commit to more.
-    loop {
-        let (ready, rest): (BTreeMap<_, _>, _) =
-            waiting.into_iter().partition(|(digest, d)| digests.commit_to(digest, d));
-        waiting = rest;
-        if ready.is_empty() {
-            break;
-        }
-        for (digest, disclosure) in ready {
+    // What is opened may commit to more.
+    while let Some(digest) = digests.unseen.pop() {
+        if waiting.get(&digest).is_some_and(|waiting| digests.commit_to(&digest, waiting))
+            && let Some(disclosure) = waiting.remove(&digest)
+        {
             digests.collect(&disclosure.value)?;
             opened.insert(digest, disclosure.clone());
         }
@@ -233,6 +229,8 @@ pub fn open_leaf(leaf: &[u8], disclosures: &[Disclosure]) -> Result<OpenedLeaf, 
 #[derive(Default)]
 struct Digests {
     all: BTreeMap<String, bool>,
+    /// Those for which no disclosure was looked for yet.
+    unseen: Vec<String>,
 }
 
 impl Digests {
@@ -274,6 +272,7 @@ impl Digests {
         if self.all.insert(digest.to_owned(), named).is_some() {
             return Err(DisclosureError::MalformedLeaf("a digest stands there twice"));
         }
+        self.unseen.push(digest.to_owned());
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use countersign_ledger::hash::sha256;
+use countersign_ledger::limits::NOTE_BYTES_MAX;
 use countersign_ledger::note::verify_note;
 use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
 use countersign_ledger::verify::{Problem, VerifyOptions, verify_log};
@@ -111,6 +112,9 @@ pub fn verify(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Verdict, PackageError> {
     let mut verdict = Verdict::default();
+    if !check_kinds(root, &mut verdict)? {
+        return Ok(verdict);
+    }
     let Some((manifest, bytes)) = read_manifest(root, &mut verdict)? else { return Ok(verdict) };
     let disk = check_files(root, &manifest, &mut verdict)?;
     check_signature(root, &manifest, &bytes, options, &mut verdict)?;
@@ -124,6 +128,21 @@ pub fn verify(
     verdict.not_checked("private fields", "the package opens none of them");
     verdict.not_checked("daily totals, approvals", "they are not recorded by this version");
     Ok(verdict)
+}
+
+/// Checks that the package has files and folders only: a link leads out of it, a pipe may never end.
+fn check_kinds(root: &Path, verdict: &mut Verdict) -> Result<bool, PackageError> {
+    let mut paths = Vec::new();
+    walk(root, "", &mut paths).map_err(PackageError::io(root))?;
+    for path in &paths {
+        let path = path.trim_start_matches('/');
+        let full = root.join(path);
+        let found = fs::symlink_metadata(&full).map_err(PackageError::io(&full))?;
+        if !found.is_file() {
+            verdict.fail(path, "it is neither a file nor a folder");
+        }
+    }
+    Ok(verdict.is_sound())
 }
 
 fn read_manifest(
@@ -199,6 +218,11 @@ fn check_signature(
     let path = root.join(OBJECT);
     if !path.exists() {
         verdict.not_checked(OBJECT, "the manifest is not signed");
+        return Ok(());
+    }
+    let size = fs::metadata(&path).map_err(PackageError::io(&path))?.len();
+    if !usize::try_from(size).is_ok_and(|size| size <= NOTE_BYTES_MAX) {
+        verdict.fail(OBJECT, format!("it has more than {NOTE_BYTES_MAX} bytes"));
         return Ok(());
     }
     let note = fs::read(&path).map_err(PackageError::io(&path))?;
@@ -385,4 +409,24 @@ fn differing_line(own: &str, found: &[u8]) -> Option<u64> {
     let same = own.as_bytes().split_inclusive(|byte| *byte == b'\n').zip(found);
     let same = same.take_while(|(own, found)| own == found).count();
     Some(u64::try_from(same).unwrap_or(u64::MAX).saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_not_followed() {
+        for name in ["manifest.json", "manifest.sig", "records", "log"] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("manifest.json"), "{}").unwrap();
+            let link = folder.path().join(name);
+            let _ = fs::remove_file(&link);
+            // Whoever reads this, never ends.
+            std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+            let verdict = verify(folder.path(), &Options::default(), &mut |_, _| {}).unwrap();
+            let bad = verdict.first_bad().map(|bad| bad.object.as_str());
+            assert_eq!(bad, Some(name));
+        }
+    }
 }

@@ -129,6 +129,23 @@ fn leaf_with_disclosures() {
     insta::assert_snapshot!(format!("{leaf}\n{}\n{}", amount.as_str(), person.as_str()));
 }
 
+#[test]
+fn a_long_chain_of_disclosures_opens_in_one_go() {
+    let mut chain: Vec<Disclosure> = Vec::new();
+    for n in 0..2_000_u128 {
+        let within: Vec<String> =
+            chain.last().map(|inner| inner.digest().to_base64url()).into_iter().collect();
+        chain.push(Disclosure::new(&n.to_be_bytes(), "inner", json!({"_sd": within})).unwrap());
+    }
+    let outermost = chain.last().unwrap().digest().to_base64url();
+    let leaf = json!({"_sd": [outermost]}).to_string();
+    let opened = open_leaf(leaf.as_bytes(), &chain).unwrap();
+    assert_eq!((opened.opened.len(), opened.closed.len()), (2_000, 0));
+    // Without the outermost one, nothing leads to the others.
+    chain.pop();
+    assert!(open_leaf(leaf.as_bytes(), &chain).is_err());
+}
+
 proptest! {
     #[test]
     fn sd_jwt_payload_reads_the_same(
