@@ -409,7 +409,7 @@ impl Store {
             registry_version.store(version, Ordering::Relaxed);
         }
         if publishes {
-            for lost in stream::lost(read, tenant).await? {
+            for lost in stream::lost(read, tenant, &config.replica).await? {
                 let (reply, answer) = oneshot::channel();
                 self.send(Message::Close(lost, reply)).await?;
                 answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("it stopped")))?;

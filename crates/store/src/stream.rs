@@ -178,13 +178,13 @@ pub(crate) struct Lost {
     pub(crate) epoch: u64,
 }
 
-/// Returns the gateways whose process ended without a word, or hangs.
-pub(crate) async fn lost(db: &Pool, tenant: &str) -> Result<Vec<Lost>, StoreError> {
+/// Returns the other gateways whose process ended without a word, or hangs.
+pub(crate) async fn lost(db: &Pool, tenant: &str, own: &str) -> Result<Vec<Lost>, StoreError> {
     let rows = db
         .fetch_all(
-            "SELECT replica, epoch FROM stream WHERE tenant = $1 AND instance <> ''
+            "SELECT replica, epoch FROM stream WHERE tenant = $1 AND replica <> $2 AND instance <> ''
                 AND beat < now() - interval '30 seconds'",
-            &[Column::Text(tenant)],
+            &[Column::Text(tenant), Column::Text(own)],
         )
         .await?;
     rows.iter()

@@ -140,7 +140,10 @@ fn the_published_log_has_its_report() {
     let keys = vec![VerifierKey::parse(text(&vectors, "vkey")).unwrap()];
     let options = VerifyOptions { keys, ..VerifyOptions::default() };
     let report = verify_log(&files, &options, &mut |_| {}).unwrap();
-    assert_eq!(serde_json::to_value(report).unwrap(), vectors["report"]);
+    let mut report = serde_json::to_value(report).unwrap();
+    // The vector has what every verifier counts; daily closes are counted by this one.
+    assert_eq!(report.as_object_mut().unwrap().remove("closes"), Some(0.into()));
+    assert_eq!(report, vectors["report"]);
 }
 
 #[test]
