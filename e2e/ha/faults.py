@@ -1,0 +1,190 @@
+"""What goes wrong, at random: servers and gateways die, freeze, hand over; sessions are cut and cancelled."""
+
+import random
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import children, send
+
+RESTART_SECONDS = 120
+STORM_SECONDS = 4
+LEADER = ("SELECT s.replica FROM countersign.coord c JOIN countersign.stream s"
+          " ON s.tenant = c.tenant AND s.instance = c.leader AND c.leader <> ''")
+TERMINATE = ("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+             " WHERE application_name = 'countersign' AND pid <> pg_backend_pid()")
+CANCEL = ("SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity"
+          " WHERE application_name = 'countersign' AND wait_event = 'SyncRep'")
+
+
+@dataclass
+class Fault:
+    number: int
+    kind: str
+    detail: str
+    began: float
+
+
+class Faults:
+    """Does one fault after the other; what it broke comes back by itself, while the next may begin."""
+
+    def __init__(self, cluster, gateways, seed, say):
+        self.cluster, self.gateways, self.say = cluster, gateways, say
+        self.dice, self.done, self.violations = random.Random(seed), [], []
+        self.threads, self.away, self.lock = [], set(), threading.Lock()
+        self.cancelled = self.terminated = 0
+
+    def kinds(self):
+        """The faults that are possible now: two gateways always serve."""
+        database = [self.kill_primary, self.kill_server_only, self.freeze_primary, self.switchover,
+                    self.terminate_sessions, self.cancel_commits, self.cancel_commits_and_kill]
+        gateway = [self.kill_gateway, self.freeze_gateway, self.freeze_log_leader]
+        return database if self.away else database + gateway
+
+    def run(self, number):
+        """Does one fault. Each kind comes once before any comes again."""
+        counts = {kind: sum(f.kind == kind.__name__ for f in self.done) for kind in self.kinds()}
+        fewest = min(counts.values())
+        kind = self.dice.choice([kind for kind, count in counts.items() if count == fewest])
+        if not self.cluster.wait_healthy():
+            self.violations.append(f"the servers did not heal before fault {number}")
+            return None
+        fault = Fault(number, kind.__name__, "", time.monotonic())
+        self.done.append(fault)
+        kind(fault)
+        return fault
+
+    def later(self, seconds, work, away=None):
+        if away:
+            self.away.add(away)
+
+        def run():
+            time.sleep(seconds)
+            try:
+                work()
+            except Exception as error:  # A thread's end would go unnoticed.
+                self.violations.append(f"the harness could not undo a fault: {error!r}")
+            finally:
+                self.away.discard(away)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def heal(self):
+        for thread in self.threads:
+            thread.join(RESTART_SECONDS + 60)
+
+    # ---- servers ----
+    def primary(self, fault):
+        node = self.cluster.primary()
+        if node is None:
+            raise OSError("there is no primary")
+        fault.detail = node.name
+        return node
+
+    def kill_primary(self, fault):
+        node = self.primary(fault)
+        node.kill()
+        self.later(self.dice.uniform(1, 15), node.start)
+
+    def kill_server_only(self, fault):
+        """Its Patroni lives, and starts it again or lets another take over."""
+        node = self.primary(fault)
+        postmaster = node.postmaster()
+        send([postmaster, *children(postmaster)], signal.SIGKILL)
+
+    def freeze_primary(self, fault):
+        node, seconds = self.primary(fault), self.dice.uniform(5, 30)
+        fault.detail += f" for {seconds:.0f} s"
+        node.pause()
+        self.later(seconds, node.resume)
+        time.sleep(seconds)
+
+    def switchover(self, fault):
+        try:
+            fault.detail = "{} to {}".format(*self.cluster.switchover())
+        except (OSError, KeyError) as error:
+            fault.detail = f"refused: {error}"
+
+    def storm(self, node, sql):
+        """Cancels or terminates again and again; gives how often."""
+        count, until = 0, time.monotonic() + STORM_SECONDS
+        while time.monotonic() < until:
+            try:
+                count += int(node.sql(sql)[0][0])
+            except OSError:
+                pass
+            time.sleep(0.1)
+        return count
+
+    def terminate_sessions(self, fault):
+        node = self.primary(fault)
+        count = self.storm(node, TERMINATE)
+        self.terminated += count
+        fault.detail += f", {count} sessions"
+
+    def receivers(self):
+        """The processes by which standbys get what they confirm."""
+        found = []
+        for node in self.cluster.nodes:
+            for pid in children(node.postmaster() or -1):
+                try:
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                except OSError:
+                    continue
+                if b"walreceiver" in command:
+                    found.append(pid)
+        return found
+
+    def cancel_commits(self, fault):
+        """Commits wait, since no standby confirms; cancelling the wait ends it with a warning."""
+        node, receivers = self.primary(fault), self.receivers()
+        send(receivers, signal.SIGSTOP)
+        try:
+            count = self.storm(node, CANCEL)
+        finally:
+            send(receivers, signal.SIGCONT)
+        self.cancelled += count
+        fault.detail += f", {count} commits"
+
+    def cancel_commits_and_kill(self, fault):
+        """What was cancelled is on one server only, and that one is lost before any standby has it."""
+        node, receivers = self.primary(fault), self.receivers()
+        send(receivers, signal.SIGSTOP)
+        try:
+            count = self.storm(node, CANCEL)
+            node.kill()
+        finally:
+            send(receivers, signal.SIGCONT)
+        self.cancelled += count
+        fault.detail += f", {count} commits"
+        self.later(self.dice.uniform(1, 15), node.start)
+
+    # ---- gateways ----
+    def kill_gateway(self, fault, gateway=None):
+        gateway = gateway or self.dice.choice(self.gateways)
+        fault.detail = gateway.name
+        gateway.kill()
+
+        def restart():
+            if not gateway.start(RESTART_SECONDS):
+                self.violations.append(f"{gateway.name} did not start again after fault {fault.number}")
+
+        self.later(self.dice.uniform(0, 5), restart, gateway.name)
+
+    def freeze(self, fault, gateway):
+        seconds = self.dice.uniform(10, 40)
+        fault.detail = f"{gateway.name} for {seconds:.0f} s"
+        gateway.pause()
+        self.later(seconds, gateway.resume, gateway.name)
+
+    def freeze_gateway(self, fault):
+        self.freeze(fault, self.dice.choice(self.gateways))
+
+    def freeze_log_leader(self, fault):
+        rows = self.cluster.sql(LEADER)
+        leaders = [gateway for gateway in self.gateways if rows and [gateway.name] in rows]
+        self.freeze(fault, leaders[0] if leaders else self.dice.choice(self.gateways))
