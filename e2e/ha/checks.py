@@ -9,7 +9,7 @@ import time
 from collections import Counter, defaultdict
 
 
-SHOWN = 10
+SHOWN = 5
 OUTAGE_SECONDS_MAX = 60
 REACHED = ("executed", "failed", "unknown")
 
@@ -140,7 +140,7 @@ def records_and_calls(leaves, tally, upstream):
                          for evaluation in sent if evaluation not in allowed))
     limited(violations, (f"{evaluation} reached the upstream, its outcomes are {outcomes[evaluation]}"
                          for evaluation in sent if evaluation in allowed
-                         and not (len(outcomes[evaluation]) == 1 and outcomes[evaluation][0] in REACHED)))
+                         and outcomes[evaluation] and not (len(outcomes[evaluation]) == 1 and outcomes[evaluation][0] in REACHED)))
     limited(violations, (f"{record} is recorded as executed and never reached the upstream"
                          for record, all_of in outcomes.items() if "executed" in all_of and record not in sent))
     open_calls = [record for record in allowed if not outcomes[record]]

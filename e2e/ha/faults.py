@@ -11,12 +11,18 @@ from cluster import children, send
 
 RESTART_SECONDS = 120
 STORM_SECONDS = 4
+# Longer than a lease: another server takes over, without what was only on the lost one.
+LOST_SECONDS = 35
 LEADER = ("SELECT s.replica FROM countersign.coord c JOIN countersign.stream s"
           " ON s.tenant = c.tenant AND s.instance = c.leader AND c.leader <> ''")
 TERMINATE = ("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
              " WHERE application_name = 'countersign' AND pid <> pg_backend_pid()")
 CANCEL = ("SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity"
           " WHERE application_name = 'countersign' AND wait_event = 'SyncRep'")
+
+IN_TRANSACTION = ("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'countersign'"
+                  " AND state = 'idle in transaction' AND state_change < now() - interval '0.25 s'")
+TRIES = 80
 
 
 @dataclass
@@ -30,8 +36,8 @@ class Fault:
 class Faults:
     """Does one fault after the other; what it broke comes back by itself, while the next may begin."""
 
-    def __init__(self, cluster, gateways, seed, say):
-        self.cluster, self.gateways, self.say = cluster, gateways, say
+    def __init__(self, cluster, gateways, seed, only=None):
+        self.cluster, self.gateways, self.only = cluster, gateways, only
         self.dice, self.done, self.violations = random.Random(seed), [], []
         self.threads, self.away, self.lock = [], set(), threading.Lock()
         self.cancelled = self.terminated = 0
@@ -40,11 +46,14 @@ class Faults:
         """The faults that are possible now: two gateways always serve."""
         database = [self.kill_primary, self.kill_server_only, self.freeze_primary, self.switchover,
                     self.terminate_sessions, self.cancel_commits, self.cancel_commits_and_kill]
-        gateway = [self.kill_gateway, self.freeze_gateway, self.freeze_log_leader]
-        return database if self.away else database + gateway
+        gateway = [self.kill_gateway, self.freeze_gateway, self.freeze_log_leader, self.freeze_in_transaction]
+        possible = database if self.away else database + gateway
+        return [kind for kind in possible if kind.__name__ in self.only] if self.only else possible
 
     def run(self, number):
         """Does one fault. Each kind comes once before any comes again."""
+        while not self.kinds():
+            time.sleep(0.5)
         counts = {kind: sum(f.kind == kind.__name__ for f in self.done) for kind in self.kinds()}
         fewest = min(counts.values())
         kind = self.dice.choice([kind for kind, count in counts.items() if count == fewest])
@@ -86,9 +95,10 @@ class Faults:
         return node
 
     def kill_primary(self, fault):
-        node = self.primary(fault)
+        node, seconds = self.primary(fault), self.dice.uniform(1, 40)
+        fault.detail += f" for {seconds:.0f} s"
         node.kill()
-        self.later(self.dice.uniform(1, 15), node.start)
+        self.later(seconds, node.start)
 
     def kill_server_only(self, fault):
         """Its Patroni lives, and starts it again or lets another take over."""
@@ -161,7 +171,7 @@ class Faults:
             send(receivers, signal.SIGCONT)
         self.cancelled += count
         fault.detail += f", {count} commits"
-        self.later(self.dice.uniform(1, 15), node.start)
+        self.later(LOST_SECONDS, node.start)
 
     # ---- gateways ----
     def kill_gateway(self, fault, gateway=None):
@@ -180,6 +190,22 @@ class Faults:
         fault.detail = f"{gateway.name} for {seconds:.0f} s"
         gateway.pause()
         self.later(seconds, gateway.resume, gateway.name)
+
+    def freeze_in_transaction(self, fault):
+        """Freezes a gateway when it has a transaction open, and with it locks."""
+        gateway = self.dice.choice(self.gateways)
+        for _ in range(TRIES):
+            gateway.pause()
+            time.sleep(0.3)
+            rows = self.cluster.sql(IN_TRANSACTION)
+            if rows and rows[0] != ["0"]:
+                break
+            gateway.resume()
+            time.sleep(self.dice.uniform(0.05, 0.2))
+        seconds = self.dice.uniform(20, 40)
+        fault.detail = f"{gateway.name} for {seconds:.0f} s" + ("" if gateway.frozen else ", never in one")
+        if gateway.frozen:
+            self.later(seconds, gateway.resume, gateway.name)
 
     def freeze_gateway(self, fault):
         self.freeze(fault, self.dice.choice(self.gateways))

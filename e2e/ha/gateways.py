@@ -153,6 +153,10 @@ class Gateway:
     def was_away(self, since, until):
         return any(begin <= until and since <= end for begin, end in list(self.away))
 
+    def hangs(self, seconds):
+        """Whether it has been frozen for that long."""
+        return self.frozen and time.monotonic() > self.away[-1][0] + seconds
+
     def kill(self):
         self.gone()
         self.process.kill()
