@@ -11,6 +11,8 @@ from cluster import children, send
 
 RESTART_SECONDS = 120
 STORM_SECONDS = 4
+# Longer than any outage may last: the others must do without the one that hangs.
+HANG_SECONDS = 75
 # Longer than a lease: another server takes over, without what was only on the lost one.
 LOST_SECONDS = 35
 LEADER = ("SELECT s.replica FROM countersign.coord c JOIN countersign.stream s"
@@ -44,8 +46,8 @@ class Faults:
 
     def kinds(self):
         """The faults that are possible now: two gateways always serve."""
-        database = [self.kill_primary, self.kill_server_only, self.freeze_primary, self.switchover,
-                    self.terminate_sessions, self.cancel_commits, self.cancel_commits_and_kill]
+        database = [self.kill_primary, self.kill_server_only, self.freeze_primary, self.hang_primary,
+                    self.switchover, self.terminate_sessions, self.cancel_commits, self.cancel_commits_and_kill]
         gateway = [self.kill_gateway, self.freeze_gateway, self.freeze_log_leader, self.freeze_in_transaction]
         possible = database if self.away else database + gateway
         return [kind for kind in possible if kind.__name__ in self.only] if self.only else possible
@@ -112,6 +114,14 @@ class Faults:
         node.pause()
         self.later(seconds, node.resume)
         time.sleep(seconds)
+
+    def hang_primary(self, fault):
+        """Its connections stay open, and say nothing, for longer than the failover takes."""
+        node = self.primary(fault)
+        fault.detail += f" for {HANG_SECONDS} s"
+        node.pause()
+        self.later(HANG_SECONDS, node.resume)
+        time.sleep(HANG_SECONDS / 2)
 
     def switchover(self, fault):
         try:
@@ -202,10 +212,9 @@ class Faults:
                 break
             gateway.resume()
             time.sleep(self.dice.uniform(0.05, 0.2))
-        seconds = self.dice.uniform(20, 40)
-        fault.detail = f"{gateway.name} for {seconds:.0f} s" + ("" if gateway.frozen else ", never in one")
+        fault.detail = f"{gateway.name} for {HANG_SECONDS} s" if gateway.frozen else "never in one"
         if gateway.frozen:
-            self.later(seconds, gateway.resume, gateway.name)
+            self.later(HANG_SECONDS, gateway.resume, gateway.name)
 
     def freeze_gateway(self, fault):
         self.freeze(fault, self.dice.choice(self.gateways))
