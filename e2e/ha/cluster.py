@@ -16,17 +16,17 @@ ACCOUNT = "postgres"
 OWNER, DATABASE = "countersign", "countersign"
 NODES = ("pg1", "pg2", "pg3")
 START_SECONDS, HEAL_SECONDS = 90, 120
+PARAMETERS = {
+    "synchronous_commit": "on", "fsync": "on", "full_page_writes": "on", "max_connections": 100,
+    "wal_keep_size": "256MB", "hot_standby": "on",
+}
 # Short enough that a failover is over well within a minute: loop_wait + 2 * retry_timeout <= ttl.
 DYNAMIC = {
     "ttl": 20, "loop_wait": 3, "retry_timeout": 4, "primary_start_timeout": 10,
     "maximum_lag_on_failover": 1 << 20,
     "synchronous_mode": True, "synchronous_mode_strict": True,
     "postgresql": {
-        "use_pg_rewind": True, "use_slots": True,
-        "parameters": {
-            "synchronous_commit": "on", "fsync": "on", "full_page_writes": "on", "max_connections": 100,
-            "wal_keep_size": "256MB", "hot_standby": "on",
-        },
+        "use_pg_rewind": True, "use_slots": True, "parameters": PARAMETERS,
     },
 }
 used_ports = set()
@@ -106,7 +106,7 @@ class Etcd:
                 f"--listen-peer-urls=http://127.0.0.1:{peer}",
                 f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
                 f"--initial-cluster=default=http://127.0.0.1:{peer}"]
-        command = [shutil.which("etcd"), f"--data-dir={folder / 'etcd'}", *urls]
+        command = [shutil.which("etcd"), "--enable-v2=true", f"--data-dir={folder / 'etcd'}", *urls]
         log = open(logs / "etcd.log", "ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -128,7 +128,8 @@ class Node:
         self.config = self.home / "patroni.json"
         account = {"password": "ha"}
         self.config.write_text(json.dumps({
-            "scope": "ha", "name": name, "etcd3": {"host": endpoint},
+            # Not `etcd3`: Patroni 3.0 overwrites another leader's key there when it wakes up.
+            "scope": "ha", "name": name, "etcd": {"host": endpoint},
             "restapi": {"listen": f"127.0.0.1:{self.api}", "connect_address": f"127.0.0.1:{self.api}"},
             "bootstrap": {"dcs": DYNAMIC, "initdb": ["data-checksums", {"encoding": "UTF8"}, {"locale": "C"}]},
             "postgresql": {

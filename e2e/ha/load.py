@@ -20,8 +20,8 @@ NOTICED_SECONDS = 2
 PAUSE_SECONDS = 0.2
 # Repeating helps, or may help.
 REPEATED = {"AUDIT_UNAVAILABLE", "IDEMPOTENCY_IN_FLIGHT", "UPSTREAM_UNREACHABLE"}
-# The end, though nobody knows which.
-UNKNOWN = {"OUTCOME_UNKNOWN", "IDEMPOTENCY_OUTCOME_UNKNOWN"}
+# The end, without a result: nobody knows it, or it could not be kept.
+UNKNOWN = {"OUTCOME_UNKNOWN", "IDEMPOTENCY_OUTCOME_UNKNOWN", "IDEMPOTENCY_RESULT_GONE"}
 
 
 @dataclass
