@@ -364,6 +364,9 @@ impl Store {
         // this one still writes its files.
         let store = self.clone();
         let done = tokio::spawn(async move { store.publish().await }).await;
+        if let Ok(Err(StoreError::Forked { .. } | StoreError::Behind { .. })) = &done {
+            self.inner.forked.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         done.unwrap_or_else(|_| Err(StoreError::unavailable("the publication broke off")))
     }
 
@@ -380,9 +383,13 @@ impl Store {
                 }
             }
         };
-        let size = frontier.size().0;
-        if size <= publisher.published {
-            return Ok(publisher.published);
+        let (size, there) = (frontier.size().0, publisher.published);
+        if size < there {
+            let what = "the published checkpoint";
+            return Err(StoreError::Behind { what, there, here: size });
+        }
+        if size == there {
+            return Ok(size);
         }
         publisher.write_tiles(db, size).await?;
         let note = publisher.sign(&frontier).await?;

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use countersign_model::RecordId;
+use countersign_model::{OutcomeStatus, RecordId};
 use tokio::sync::Notify;
 
 /// The calls that somebody waits for.
 #[derive(Default)]
 pub(crate) struct Settled {
     waiting: Mutex<HashMap<RecordId, Arc<Notify>>>,
-    abandoned: Mutex<Vec<RecordId>>,
+    abandoned: Mutex<Vec<(RecordId, OutcomeStatus)>>,
 }
 
 impl Settled {
@@ -39,13 +39,14 @@ impl Settled {
         }
     }
 
-    /// Notes a durable intent whose caller went away before it saw the receipt.
-    pub(crate) fn abandon(&self, call: RecordId) {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+    /// Notes how a call ended whose outcome nobody else records: a durable intent whose caller went away
+    /// before it saw the receipt, or a call whose outcome could not be recorded in time.
+    pub(crate) fn abandon(&self, call: RecordId, status: OutcomeStatus) {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push((call, status));
     }
 
-    /// Takes the intents that nobody saw.
-    pub(crate) fn take_abandoned(&self) -> Vec<RecordId> {
+    /// Takes the calls that the writer has to settle.
+    pub(crate) fn take_abandoned(&self) -> Vec<(RecordId, OutcomeStatus)> {
         std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) servers: Option<Servers>,
     /// The version of the registry that is in memory.
     pub(crate) registry_version: AtomicI64,
+    /// Whether the database and what was signed are two histories: then no call is let through.
+    pub(crate) forked: AtomicBool,
     /// When the next day is to be closed, as far as this process knows.
     pub(crate) next_close_ms: AtomicU64,
     pub(crate) registry: Registry,
@@ -209,6 +211,7 @@ impl Store {
             servers,
             registry,
             registry_version: AtomicI64::new(0),
+            forked: AtomicBool::new(false),
             next_close_ms: AtomicU64::new(0),
             publishing: tokio::sync::Mutex::new(publisher),
             subjects,
@@ -235,6 +238,9 @@ impl Store {
         let allows = draft.public.get("decision").is_some_and(|verdict| verdict == "allow");
         if draft.kind != Kind::Decision || !allows {
             return Err(StoreError::invalid("an intent is a decision that allows"));
+        }
+        if self.inner.forked.load(Ordering::Relaxed) {
+            return Err(StoreError::unavailable("the database is not what was signed"));
         }
         let deadline = self.deadline();
         let mut claim = None;
@@ -267,7 +273,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Invalid`] if the call is not open; otherwise as [`Store::commit_intent`].
     pub async fn commit_outcome(&self, outcome: Outcome) -> Result<Appended, StoreError> {
-        self.settle(outcome, "open").await
+        let (call, status) = (outcome.evaluation_id, outcome.status);
+        let placed = self.settle(outcome, "open").await;
+        if placed.is_err() {
+            // Else the call would stay open, and its key in flight, until this gateway starts again.
+            self.inner.settled.abandon(call, status);
+        }
+        placed
     }
 
     /// Settles a call whose outcome is unknown, on an operator's word: a second outcome record
@@ -597,7 +609,7 @@ impl Drop for Answer<'_> {
         if let Some(call) = self.call
             && let Some(Ok(Done::Recorded(_))) = self.close()
         {
-            self.settled.abandon(call);
+            self.settled.abandon(call, OutcomeStatus::NotForwarded);
         }
     }
 }

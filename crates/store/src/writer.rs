@@ -112,8 +112,9 @@ pub(crate) struct Context {
 pub(crate) struct Writer {
     context: Context,
     open: Option<(Conn, Head)>,
-    /// Intents that are durable, or may be, though their callers were refused.
-    orphans: Vec<RecordId>,
+    /// Calls that are open, or may be, though nobody else records how they ended: intents whose callers
+    /// were refused, and calls whose outcome could not be recorded in time.
+    orphans: Vec<(RecordId, OutcomeStatus)>,
     unmoved_bytes: usize,
     next_purge_ms: i64,
 }
@@ -265,7 +266,7 @@ impl Writer {
                 tracing::error!(%error, records = jobs.len(), "a commit failed");
                 conn.close_hard().await;
                 // Whether the transaction is durable shows only when the database is open again.
-                self.orphans.extend(jobs.iter().filter_map(|job| job.intent()));
+                self.orphans.extend(jobs.iter().filter_map(Job::intent).map(not_forwarded));
                 refuse(jobs);
             }
         }
@@ -314,12 +315,12 @@ impl Writer {
             }
             let is_intent = job.is_intent;
             if job.reply.send(done).is_err() && is_intent && recorded {
-                self.orphans.push(call);
+                self.orphans.push(not_forwarded(call));
             }
         }
     }
 
-    /// Records `not_forwarded` for durable intents whose callers were refused.
+    /// Records the outcomes that nobody else records.
     async fn settle_orphans(&mut self) {
         let orphans = std::mem::take(&mut self.orphans);
         for chunk in orphans.chunks(BATCH_RECORDS_MAX) {
@@ -330,7 +331,7 @@ impl Writer {
             match self.transact_orphans(&mut conn, head, chunk).await {
                 Ok(head) => {
                     self.open = Some((conn, head));
-                    chunk.iter().for_each(|call| self.context.settled.announce(*call));
+                    chunk.iter().for_each(|(call, _)| self.context.settled.announce(*call));
                 }
                 Err(error) => {
                     tracing::error!(%error, "outcomes of refused calls cannot be recorded yet");
@@ -345,14 +346,14 @@ impl Writer {
         &self,
         conn: &mut Conn,
         head: Head,
-        calls: &[RecordId],
+        calls: &[(RecordId, OutcomeStatus)],
     ) -> Result<Head, sqlx::Error> {
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
-        let mut batch = Batch::begin(conn, tenant, replica, head, calls).await?;
+        let ending: Vec<_> = calls.iter().map(|(call, _)| *call).collect();
+        let mut batch = Batch::begin(conn, tenant, replica, head, &ending).await?;
         batch.now = self.context.clock.now_ms();
-        for call in calls {
-            let (mut prepared, settlement) =
-                closing_outcome(&self.context, *call, OutcomeStatus::NotForwarded)?;
+        for (call, status) in calls {
+            let (mut prepared, settlement) = closing_outcome(&self.context, *call, *status)?;
             // A call that is not open was never durable, or has an outcome: there is nothing to settle.
             batch.run(&mut prepared, Work::Outcome(settlement)).await?.ok();
         }
@@ -523,6 +524,10 @@ fn collect(
     (jobs, None)
 }
 
+fn not_forwarded(call: RecordId) -> (RecordId, OutcomeStatus) {
+    (call, OutcomeStatus::NotForwarded)
+}
+
 fn refuse(jobs: Vec<Job>) {
     for job in jobs {
         let _ = job.reply.send(Err(StoreError::unavailable("the database failed")));
@@ -544,10 +549,10 @@ pub(crate) fn closing_outcome(
     status: OutcomeStatus,
 ) -> Result<(Prepared, Settlement), sqlx::Error> {
     let reason = match status {
-        OutcomeStatus::NotForwarded => ReasonCode::AUDIT_UNAVAILABLE,
-        OutcomeStatus::Executed | OutcomeStatus::Failed | OutcomeStatus::Unknown => {
-            ReasonCode::OUTCOME_UNKNOWN
+        OutcomeStatus::NotForwarded | OutcomeStatus::Executed | OutcomeStatus::Failed => {
+            ReasonCode::AUDIT_UNAVAILABLE
         }
+        OutcomeStatus::Unknown => ReasonCode::OUTCOME_UNKNOWN,
     };
     let draft = Draft::new(RecordId((context.ids)()), Kind::Outcome)
         .with("parent", call.to_string())

@@ -148,9 +148,15 @@ async fn connect_to(options: &PgConnectOptions) -> Result<PgConnection, StoreErr
 
 /// Sets what the ledger needs and reads it back.
 async fn check_settings(conn: &mut PgConnection) -> Result<(), StoreError> {
-    // Nothing may cancel a commit: the deadline lives in the gateway.
-    for sql in ["SET synchronous_commit = on", "SET statement_timeout = 0", "SET lock_timeout = 0"]
-    {
+    for sql in [
+        "SET synchronous_commit = on",
+        // Nothing may cancel a commit: the deadline lives in the gateway.
+        "SET statement_timeout = 0",
+        "SET lock_timeout = 0",
+        // A gateway that hangs in a transaction must not keep its locks, nor one that gave up waiting for one.
+        "SET idle_in_transaction_session_timeout = '3s'",
+        "SET client_connection_check_interval = '1s'",
+    ] {
         sqlx::query(sql).execute(&mut *conn).await?;
     }
     let version: i64 = sqlx::query_scalar("SELECT current_setting('server_version_num')::bigint")

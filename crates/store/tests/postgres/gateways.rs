@@ -377,6 +377,30 @@ async fn settle(site: &Site, stores: &[&Store]) {
     }
 }
 
+/// A failover that loses what was acknowledged, or a restored backup, under a running gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_goes_back_behind_what_was_published_permits_no_call() {
+    let site = Site::new();
+    let store = site.gateway("g1").await;
+    store.append(note(&site, 1)).await.unwrap();
+    store.publish_now().await.unwrap();
+    site.sql("CREATE TABLE public.earlier AS SELECT * FROM countersign.frontier");
+    store.append(note(&site, 2)).await.unwrap();
+    store.publish_now().await.unwrap();
+    drop(recorded(store.commit_intent(site.world.intent()).await.unwrap()));
+    store.publish_now().await.unwrap();
+    site.sql(
+        "UPDATE countersign.frontier f SET size = e.size, edge = e.edge, root = e.root
+           FROM public.earlier e",
+    );
+    while let Ok(size) = store.publish_now().await {
+        assert_eq!(size, 3, "until the lease is renewed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let refused = store.commit_intent(site.world.intent()).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+}
+
 /// Somebody cancels a commit that waits for its standby: it is visible, and lost with the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_wait_for_a_standby_is_cancelled_is_refused() {
