@@ -1,11 +1,12 @@
 //! The search index, `index.db`: filled behind the ledger, made again from its leaves at any time.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use countersign_ledger::LeafIndex;
 use countersign_model::RecordId;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -21,11 +22,15 @@ use crate::reader::{Reader, Record};
 const FILE: &str = "index.db";
 
 /// Version of the index's tables; another one is made again.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+
+/// Leaves whose first and last time are kept together.
+const BLOCK: i64 = 256;
 
 const SCHEMA: &str = "
 DROP TABLE IF EXISTS entry;
 DROP TABLE IF EXISTS rule;
+DROP TABLE IF EXISTS block;
 DROP TABLE IF EXISTS position;
 CREATE TABLE entry (
     idx INTEGER PRIMARY KEY, record BLOB NOT NULL, parent BLOB, kind TEXT NOT NULL, ms INTEGER NOT NULL,
@@ -41,9 +46,10 @@ CREATE INDEX entry_tool ON entry (tool, idx);
 CREATE INDEX entry_decision ON entry (decision, idx);
 CREATE INDEX entry_result ON entry (result, idx);
 CREATE TABLE rule (rule TEXT NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (rule, idx)) STRICT, WITHOUT ROWID;
+CREATE TABLE block (n INTEGER PRIMARY KEY, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE position (size INTEGER NOT NULL, last_hash BLOB NOT NULL) STRICT;
 INSERT INTO position VALUES (0, x'');
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 ";
 
 /// What to look for; every field that is set must match.
@@ -95,11 +101,22 @@ pub(crate) struct Index {
     db: SqlitePool,
 }
 
-/// One query text per leading condition, so that each has its index; `$1` to `$11` mean the same in all.
+/// A condition that a search can start from, since it has an index.
+struct Lead {
+    /// How many leaves meet it, as far as it matters.
+    count: &'static str,
+    /// The search; `$1` to `$12` mean the same in all.
+    find: &'static str,
+}
+
 macro_rules! find {
-    ($lead:literal) => {
+    ($from:literal, $lead:literal, $idx:literal) => {
         concat!(
-            "SELECT idx FROM entry WHERE ",
+            "SELECT ",
+            $idx,
+            " AS leaf FROM ",
+            $from,
+            " WHERE ",
             $lead,
             " AND ($1 IS NULL OR agent = $1) AND ($2 IS NULL OR principal = $2)
               AND ($3 IS NULL OR tool = $3)
@@ -107,10 +124,45 @@ macro_rules! find {
                    (SELECT 1 FROM rule WHERE rule.rule = $4 AND rule.idx = entry.idx))
               AND ($5 IS NULL OR decision = $5) AND ($6 IS NULL OR kind = $6)
               AND ($7 IS NULL OR result = $7) AND ($8 IS NULL OR ms >= $8)
-              AND ($9 IS NULL OR ms < $9) AND idx < $10 ORDER BY idx DESC LIMIT $11"
+              AND ($9 IS NULL OR ms < $9) AND ",
+            $idx,
+            " < $10 AND ",
+            $idx,
+            " >= $12 ORDER BY leaf DESC LIMIT $11"
         )
     };
+    ($lead:literal) => {
+        find!("entry", $lead, "entry.idx")
+    };
 }
+
+macro_rules! lead {
+    ($table:literal, $column:literal, $find:expr) => {
+        Lead {
+            count: concat!(
+                "SELECT count(*) FROM (SELECT 1 FROM ",
+                $table,
+                " WHERE ",
+                $column,
+                " = $1 AND idx >= $2 AND idx < $3 LIMIT 2000)"
+            ),
+            find: $find,
+        }
+    };
+}
+
+const PRINCIPAL: Lead = lead!("entry", "principal", find!("principal = $2"));
+const RULE: Lead = lead!(
+    "rule",
+    "rule",
+    find!("rule AS lead CROSS JOIN entry ON entry.idx = lead.idx", "lead.rule = $4", "lead.idx")
+);
+const TOOL: Lead = lead!("entry", "tool", find!("tool = $3"));
+const AGENT: Lead = lead!("entry", "agent", find!("agent = $1"));
+const RESULT: Lead = lead!("entry", "result", find!("result = $7"));
+const DECISION: Lead = lead!("entry", "decision", find!("decision = $5"));
+const KIND: Lead = lead!("entry", "kind", find!("kind = $6"));
+const ALL: &str = find!("TRUE");
 
 impl Index {
     pub(crate) async fn open(folder: &Path) -> Result<Self, StoreError> {
@@ -119,7 +171,8 @@ impl Index {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(Duration::from_secs(5))
+            .pragma("cache_size", "-32768");
         let db = SqlitePoolOptions::new().max_connections(2).connect_with(options).await?;
         let mut tx = db.begin_with("BEGIN IMMEDIATE").await?;
         let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *tx).await?;
@@ -161,9 +214,7 @@ impl Index {
             }
         }
         let records = reader.range(LeafIndex(size), QUERY_RECORDS_MAX).await?;
-        for record in &records {
-            add(&mut tx, record).await?;
-        }
+        add(&mut tx, &records).await?;
         if let Some(record) = records.last() {
             sqlx::query("UPDATE position SET size = $1, last_hash = $2")
                 .bind(int(record.index.0 + 1))
@@ -197,23 +248,8 @@ impl Index {
         query: &Query,
         principal: Option<&str>,
     ) -> Result<Vec<LeafIndex>, StoreError> {
-        let sql = if principal.is_some() {
-            find!("principal = $2")
-        } else if query.rule.is_some() {
-            find!("idx IN (SELECT idx FROM rule WHERE rule.rule = $4)")
-        } else if query.tool.is_some() {
-            find!("tool = $3")
-        } else if query.agent.is_some() {
-            find!("agent = $1")
-        } else if query.result.is_some() {
-            find!("result = $7")
-        } else if query.decision.is_some() {
-            find!("decision = $5")
-        } else if query.kind.is_some() {
-            find!("kind = $6")
-        } else {
-            find!("TRUE")
-        };
+        let (from, until) = self.span(query).await?;
+        let sql = self.lead(query, principal, from, until).await?;
         let found: Vec<i64> = sqlx::query_scalar(sql)
             .bind(query.agent.as_deref())
             .bind(principal)
@@ -224,11 +260,59 @@ impl Index {
             .bind(query.result.as_deref())
             .bind(query.from_ms)
             .bind(query.until_ms)
-            .bind(query.before.map_or(i64::MAX, |index| int(index.0)))
+            .bind(until)
             .bind(i64::from(query.limit()))
+            .bind(from)
             .fetch_all(&self.db)
             .await?;
         found.into_iter().map(|index| unsigned(index, "index position").map(LeafIndex)).collect()
+    }
+
+    /// Returns the first leaf that a query may find, and the leaf after the last.
+    ///
+    /// Leaves of several gateways are not quite in the order of their times, so blocks of them have bounds.
+    async fn span(&self, query: &Query) -> Result<(i64, i64), StoreError> {
+        let (mut from, mut until) = (0, query.before.map_or(i64::MAX, |index| int(index.0)));
+        if let Some(ms) = query.from_ms {
+            let sql = "SELECT min(n) FROM block WHERE last_ms >= $1";
+            let first: Option<i64> = sqlx::query_scalar(sql).bind(ms).fetch_one(&self.db).await?;
+            from = first.map_or(i64::MAX, |n| n * BLOCK);
+        }
+        if let Some(ms) = query.until_ms {
+            let sql = "SELECT max(n) FROM block WHERE first_ms < $1";
+            let last: Option<i64> = sqlx::query_scalar(sql).bind(ms).fetch_one(&self.db).await?;
+            until = until.min(last.map_or(0, |n| (n + 1) * BLOCK));
+        }
+        Ok((from, until))
+    }
+
+    /// Chooses the condition that the fewest leaves meet to start from.
+    async fn lead(
+        &self,
+        query: &Query,
+        principal: Option<&str>,
+        from: i64,
+        until: i64,
+    ) -> Result<&'static str, StoreError> {
+        let conditions = [
+            (PRINCIPAL, principal),
+            (RULE, query.rule.as_deref()),
+            (TOOL, query.tool.as_deref()),
+            (AGENT, query.agent.as_deref()),
+            (RESULT, query.result.as_deref()),
+            (DECISION, query.decision.as_deref()),
+            (KIND, query.kind.as_deref()),
+        ];
+        let (mut fewest, mut chosen) = (i64::MAX, ALL);
+        for (lead, value) in conditions {
+            let Some(value) = value else { continue };
+            let count = sqlx::query_scalar(lead.count).bind(value).bind(from).bind(until);
+            let count: i64 = count.fetch_one(&self.db).await?;
+            if count < fewest {
+                (fewest, chosen) = (count, lead.find);
+            }
+        }
+        Ok(chosen)
     }
 
     pub(crate) async fn close(&self) {
@@ -236,45 +320,89 @@ impl Index {
     }
 }
 
-async fn add(tx: &mut SqliteConnection, record: &Record) -> Result<(), StoreError> {
-    let leaf = &record.leaf;
-    let text = |name: &str| leaf.get(name).and_then(Value::as_str);
-    let parent = text("parent").and_then(|id| id.parse::<RecordId>().ok()).map(record_bytes);
-    let ms = leaf.pointer("/time/ms").and_then(Value::as_i64).unwrap_or(0);
-    let index = int(record.index.0);
-    sqlx::query(
-        "INSERT INTO entry (idx, record, parent, kind, ms, agent, principal, tool, decision, result)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    )
-    .bind(index)
-    .bind(record_bytes(record.record_id))
-    .bind(parent.clone())
-    .bind(text("kind").unwrap_or_default())
-    .bind(ms)
-    .bind(text("agent"))
-    .bind(text("principal"))
-    .bind(text("tool"))
-    .bind(text("decision"))
-    .bind(text("outcome"))
-    .execute(&mut *tx)
-    .await?;
-    if let (Some(parent), Some(outcome)) = (parent, text("outcome")) {
-        // The latest outcome is the call's result.
-        sqlx::query("UPDATE entry SET result = $2 WHERE record = $1 AND kind = 'decision'")
-            .bind(parent)
-            .bind(outcome)
-            .execute(&mut *tx)
-            .await?;
-    }
-    for rule in leaf.get("rules").and_then(Value::as_array).into_iter().flatten() {
-        let Some(rule) = rule.as_str().or_else(|| rule.get("id").and_then(Value::as_str)) else {
-            continue;
-        };
-        sqlx::query("INSERT INTO rule (rule, idx) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-            .bind(rule)
-            .bind(index)
-            .execute(&mut *tx)
-            .await?;
+/// Adds records, one statement for each table.
+///
+/// SQLite's JSON ends a text at U+0000; names of tools and policies have printable characters only.
+async fn add(tx: &mut SqliteConnection, records: &[Record]) -> Result<(), StoreError> {
+    let rows = Additions::of(records);
+    for (sql, rows) in [
+        (
+            "INSERT INTO entry
+                    (idx, record, parent, kind, ms, agent, principal, tool, decision, result)
+             SELECT value->>0, unhex(value->>1, '-'), unhex(value->>2, '-'), value->>3, value->>4,
+                    value->>5, value->>6, value->>7, value->>8, value->>9
+               FROM json_each($1)",
+            rows.entries,
+        ),
+        (
+            "UPDATE entry SET result = ended.value->>1 FROM json_each($1) AS ended
+              WHERE record = unhex(ended.value->>0, '-') AND kind = 'decision'",
+            rows.results.into_iter().map(|(call, result)| json!([call, result])).collect(),
+        ),
+        (
+            "INSERT INTO rule (rule, idx)
+             SELECT value->>0, value->>1 FROM json_each($1) WHERE TRUE
+             ON CONFLICT DO NOTHING",
+            rows.rules,
+        ),
+        (
+            "INSERT INTO block (n, first_ms, last_ms)
+             SELECT value->>0, value->>1, value->>2 FROM json_each($1) WHERE TRUE
+             ON CONFLICT (n) DO UPDATE SET first_ms = min(first_ms, excluded.first_ms),
+                                           last_ms = max(last_ms, excluded.last_ms)",
+            rows.blocks.into_iter().map(|(n, (first, last))| json!([n, first, last])).collect(),
+        ),
+    ] {
+        sqlx::query(sql).bind(Value::Array(rows).to_string()).execute(&mut *tx).await?;
     }
     Ok(())
+}
+
+/// What some records add to the tables.
+#[derive(Default)]
+struct Additions<'a> {
+    entries: Vec<Value>,
+    /// The latest outcome is the call's result.
+    results: BTreeMap<&'a str, &'a str>,
+    rules: Vec<Value>,
+    /// The first and the last time of each block that the records are in.
+    blocks: BTreeMap<i64, (i64, i64)>,
+}
+
+impl<'a> Additions<'a> {
+    fn of(records: &'a [Record]) -> Self {
+        let mut additions = Self::default();
+        for record in records {
+            additions.add(record);
+        }
+        additions
+    }
+
+    fn add(&mut self, record: &'a Record) {
+        let leaf = &record.leaf;
+        let text = |name: &str| leaf.get(name).and_then(Value::as_str);
+        let parent = text("parent").filter(|id| id.parse::<RecordId>().is_ok());
+        let ms = leaf.pointer("/time/ms").and_then(Value::as_i64).unwrap_or(0);
+        let index = int(record.index.0);
+        self.entries.push(json!([
+            index,
+            record.record_id.to_string(),
+            parent,
+            text("kind").unwrap_or_default(),
+            ms,
+            text("agent"),
+            text("principal"),
+            text("tool"),
+            text("decision"),
+            text("outcome"),
+        ]));
+        if let (Some(parent), Some(outcome)) = (parent, text("outcome")) {
+            self.results.insert(parent, outcome);
+        }
+        let rules = leaf.get("rules").and_then(Value::as_array).into_iter().flatten();
+        let rules = rules.filter_map(|rule| rule.as_str().or_else(|| rule.get("id")?.as_str()));
+        self.rules.extend(rules.map(|rule| json!([rule, index])));
+        let (first, last) = self.blocks.entry(index / BLOCK).or_insert((ms, ms));
+        (*first, *last) = (ms.min(*first), ms.max(*last));
+    }
 }

@@ -49,6 +49,19 @@ pub struct Reader {
     index: Index,
 }
 
+/// Reads records of tenant `$1`, as [`read_record`] takes them.
+macro_rules! select {
+    ($which:literal) => {
+        concat!(
+            "SELECT l.idx, l.leaf_hash, i.record, i.body FROM leaf l
+               JOIN intake i ON i.tenant = l.tenant AND i.replica = l.replica
+                AND i.epoch = l.epoch AND i.seq = l.seq
+              WHERE l.tenant = $1 AND ",
+            $which
+        )
+    };
+}
+
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader").field("folder", &self.folder).finish_non_exhaustive()
@@ -121,14 +134,27 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Corrupt`].
     pub async fn range(&self, from: LeafIndex, limit: u32) -> Result<Vec<Record>, StoreError> {
-        let sql = "SELECT l.idx, l.leaf_hash, i.record, i.body FROM leaf l
-               JOIN intake i ON i.tenant = l.tenant AND i.replica = l.replica
-                AND i.epoch = l.epoch AND i.seq = l.seq
-              WHERE l.tenant = $1 AND l.idx >= $2 ORDER BY l.idx LIMIT $3";
+        let sql = select!("l.idx >= $2 ORDER BY l.idx LIMIT $3");
         let (tenant, from) = (Column::Text(self.tenant.as_str()), Column::Int(int(from.0)));
         let limit = Column::Int(i64::from(limit.min(QUERY_RECORDS_MAX)));
         let rows = self.db.fetch_all(sql, &[tenant, from, limit]).await?;
         rows.iter().map(read_record).collect()
+    }
+
+    /// Returns the records at some positions, newest first, in one round trip.
+    async fn page(&self, indexes: &[LeafIndex]) -> Result<Vec<Record>, StoreError> {
+        let sql = match &self.db {
+            Pool::Sqlite(_) => {
+                select!("l.idx IN (SELECT value FROM json_each($2)) ORDER BY l.idx DESC")
+            }
+            Pool::Postgres(_) => select!(
+                "l.idx IN (SELECT json_array_elements_text($2::json)::bigint) ORDER BY l.idx DESC"
+            ),
+        };
+        let indexes: Vec<u64> = indexes.iter().map(|index| index.0).collect();
+        let indexes = serde_json::json!(indexes).to_string();
+        let args = [Column::Text(self.tenant.as_str()), Column::Text(&indexes)];
+        self.db.fetch_all(sql, &args).await?.iter().map(read_record).collect()
     }
 
     /// Returns the record at a position.
@@ -183,10 +209,7 @@ impl Reader {
         };
         self.catch_up_index().await?;
         let found = self.index.find(query, principal.as_deref()).await?;
-        let mut records = Vec::with_capacity(found.len());
-        for index in &found {
-            records.extend(self.at(*index).await?);
-        }
+        let records = self.page(&found).await?;
         let limit = usize::try_from(query.limit()).unwrap_or(usize::MAX);
         let next = found.last().copied().filter(|_| found.len() == limit);
         Ok(Page { records, next })
