@@ -6,6 +6,7 @@ A pass proves that the holder of the key signed exactly these records, in this o
 hand belong to one history; not that nobody was shown another history (keep a checkpoint, and pass it with --pinned),
 nor that every call is in the log. If several things are wrong, one is named: a checkpoint that does not open, else
 the first bad entry, checkpoint or tile. Exit codes: 0 good, 1 something is wrong, 2 wrong usage or unreadable input.
+What is made out of a log, evidence packages and opened records, is checked by verify_evidence.py, beside this file.
 """
 import argparse, base64, hashlib, json, os, re, sys, time  # noqa: E401
 from collections import Counter, defaultdict, namedtuple
@@ -18,12 +19,12 @@ Key, Checkpoint = namedtuple("Key", "name id type public"), namedtuple("Checkpoi
 
 class Bad(ValueError):
     """Something is not what it must be: why, in which file, at which index within that file."""
-    def __init__(self, why, file=None, index=None):
-        super().__init__(f"`{file}`{'' if index is None else f', index {index}'}: {why}" if file else why)
-        self.why, self.file, self.index = why, file, index
-def check(condition, why, file=None, index=None):
+    def __init__(self, why, file=None, index=None, unit="index"):
+        super().__init__(f"`{file}`{'' if index is None else f', {unit} {index}'}: {why}" if file else why)
+        self.why, self.file, self.index, self.unit = why, file, index, unit
+def check(condition, why, *place):
     if not condition:
-        raise Bad(why, file, index)
+        raise Bad(why, *place)
 def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 
@@ -83,6 +84,10 @@ def parse_vkey(text):
     check(is_name(name) and sha256(name.encode(), b"\n", data)[:4].hex() == key_id, "not a key, or its id is wrong")
     check(data[:1] not in (b"\1", b"\4") or len(data) == 33, "an Ed25519 key has 32 bytes")
     return Key(name, bytes.fromhex(key_id), data[:1], data[1:])
+def signs(key, text, signature):
+    if key.type == b"\4":  # a cosignature, which has its time before it
+        text, signature = f"cosignature/v1\ntime {int.from_bytes(signature[:8], 'big')}\n{text}", signature[8:]
+    return ed25519_verify(key.public, text.encode(), signature)
 def open_note(data, keys):
     """Gives a note's text and the known keys that signed it; fails if one of them fails or there is none."""
     note = data.decode("utf-8", "replace") if len(data) <= NOTE_MAX else ""
@@ -94,12 +99,10 @@ def open_note(data, keys):
         name, text64 = (line.split(" ") + ["", ""])[1:3]
         blob = unbase64(text64)
         check(line == f"\u2014 {name} {text64}" and is_name(name) and len(blob) > 4, "a signature line is malformed")
-        for key in (key for key in keys if (key.name, key.id) == (name, blob[:4]) and key.type in (b"\1", b"\4")):
-            message, signature = text, blob[4:]
-            if key.type == b"\4":  # a cosignature, which has its time before it
-                message, signature = f"cosignature/v1\ntime {int.from_bytes(blob[4:12], 'big')}\n{text}", blob[12:]
-            check(ed25519_verify(key.public, message.encode(), signature), f"the signature of `{name}` is wrong")
-            signers.append(key)
+        known = [key for key in keys if (key.name, key.id) == (name, blob[:4]) and key.type in (b"\1", b"\4")]
+        good = [key for key in known if signs(key, text, blob[4:])]
+        check(good or not known, f"the signature of `{name}` is wrong")
+        signers += good[:1]
     check(signers, "no signature by a known key")
     return text, signers
 def open_checkpoint(data, keys):
@@ -170,22 +173,46 @@ def parse_canonical(entry):
         raise Bad(f"not canonical JSON: {error}") from None
 FIELDS = (("v", int), ("kind", str), ("record_id", str), ("tenant", str), ("gw.replica", str), ("gw.epoch", int),
           ("gw.seq", int), ("gw.prev", str), ("time.ms", int), ("time.n", int))
+MAYBE = dict(dict.fromkeys("decision mode agent day parent outcome".split(), (str, type(None))), reconciled=bool)
 def field(leaf, path, kind):
     for name in path.split("."):
         leaf = leaf.get(name) if isinstance(leaf, dict) else None
     check(type(leaf) is kind and (kind is str or leaf >= 0), f"field `{path}` is missing or of another type")
     return leaf
+DAY_TOTALS, NAMED_MAX = {"by_kind": "kind", "by_decision": "decision", "by_mode": "mode", "by_agent": "agent"}, 200
+def spell(value):  # with sorted members, so that equal values have equal texts
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+def day_of(ms):
+    return "{:04}-{:02}-{:02}".format(*time.gmtime(ms // 1000)[:3])
+
+class Day:
+    """What the records of a day add up to; a daily close states it."""
+    def __init__(self):
+        self.ends, self.counts = [], {name: Counter() for name in DAY_TOTALS}
+    def add(self, index, leaf):
+        self.ends[1:] = [index]
+        for name, member in DAY_TOTALS.items():
+            if leaf.get(member) is not None and (member == "kind" or leaf["kind"] == "decision"):
+                self.counts[name][leaf[member]] += 1
+    def totals(self):
+        named = {name: dict(sorted(counts.items())[:NAMED_MAX]) for name, counts in self.counts.items()}
+        records, others = sum(self.counts["by_kind"].values()), sorted(self.counts["by_agent"].items())[NAMED_MAX:]
+        ends = {"first": self.ends[0], "last": self.ends[-1]} if records else {}
+        return spell({**named, **ends, "records": records, "other_agents": sum(count for _, count in others)})
 
 class Population:
     """What the leaves say, read in order: streams without holes, one tenant, calls and their outcomes."""
     def __init__(self):
-        self.tenant, self.streams, self.records, self.counts = None, {}, {}, Counter()
+        self.tenant, self.streams, self.records, self.counts, self.days = None, {}, {}, Counter(), defaultdict(Day)
         self.times, self.gaps, self.outcomes, self.repeated = [], [], {}, []
     def add(self, index, entry):
+        """Checks the leaf at an index, and gives it."""
         check(len(entry) <= ENTRY_MAX, "the entry has more than 16 KiB")
         leaf = parse_canonical(entry)
         v, kind, record, tenant, replica, epoch, seq, prev, *time = (field(leaf, *f) for f in FIELDS)
         check(v == 1, "field `v` is not 1")
+        wrong = [name for name, types in MAYBE.items() if name in leaf and not isinstance(leaf[name], types)]
+        check(not wrong, f"fields {wrong} are of another type")
         self.tenant = self.tenant or tenant
         check(tenant == self.tenant, f"tenant `{tenant}` in the log of `{self.tenant}`")
         last, digest, then = self.streams.get((replica, epoch), (0, bytes(HASH), [-1, 0]))
@@ -204,6 +231,11 @@ class Population:
             first, unknown = self.outcomes.get(call, (index, True))
             self.repeated += [index] if first != index and not (unknown and settles) else []
             self.outcomes[call] = first, unknown and leaf.get("outcome") == "unknown"
+        if kind == "close":
+            day, own = field(leaf, "day", str), self.days.get(leaf["day"], Day()).totals()
+            check(spell(leaf.get("totals")) == own, f"the totals of {day} are not those of its records: {own}")
+        self.days[day_of(time[0])].add(index, leaf)
+        return leaf
     def report(self):
         allowed = [(record, index) for record, (index, verdict) in self.records.items() if verdict == "allow"]
         counts = [{"kind": k, "verdict": v or None, "count": n} for (k, v), n in sorted(self.counts.items())]
@@ -211,39 +243,8 @@ class Population:
         return {**dict(zip(("first_ms", "last_ms"), self.times or (None, None))), "population": counts,
                 "decisions_without_outcome": [i for call, i in allowed if call not in self.outcomes],
                 "outcomes_unknown": [i for call, i in allowed if self.outcomes.get(call, (0, False))[1]],
-                "outcomes_repeated": self.repeated, "outcomes_without_decision": orphans, "gaps": self.gaps}
-
-# ---- Disclosures (RFC 9901) ----
-def digests(value):
-    """Gives (digest, whether an array's element) of each closed place in a JSON value."""
-    if not isinstance(value, dict):
-        return [place for item in value for place in digests(item)] if isinstance(value, list) else []
-    if list(value) == ["..."]:
-        return [(value["..."], True)]
-    own = value["_sd"] if isinstance(value.get("_sd"), list) else []
-    return [(digest, False) for digest in own] + digests(list(value.values()))
-def parse_disclosure(encoded):
-    """Gives a disclosure's place (digest, whether an array's element), its name and its value."""
-    try:
-        salt, *names, value = json.loads(unbase64(encoded, url=True).decode("utf-8"))
-        check(len(names) < 2 and {type(text) for text in [salt] + names} == {str}, "salt and name are texts")
-        check(names not in (["_sd"], ["..."]), "the name is reserved")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise Bad(f"a disclosure is malformed: {error}") from None
-    return (base64url(sha256(encoded.encode())), not names), names[0] if names else None, value
-def open_disclosures(leaf, encoded):
-    """Finds the one place of each disclosure; gives the opened fields and the digests that stay closed."""
-    check(isinstance(leaf, dict) and leaf.get("_sd_alg", "sha-256") == "sha-256", "no leaf with `_sd_alg` `sha-256`")
-    closed, waiting, opened = digests(leaf), [parse_disclosure(text) for text in encoded], []
-    while fitting := next((d for d in waiting if d[0] in closed), None):
-        place, name, value = fitting
-        check([digest for digest, _ in closed].count(place[0]) == 1, f"digest `{place[0]}` stands there twice")
-        waiting.remove(fitting)
-        closed.remove(place)
-        closed += digests(value)  # an opened value may have closed places of its own
-        opened.append({"digest": place[0], "name": name, "value": value})
-    check(not waiting, f"no place in the leaf for disclosures of {[name for _, name, _ in waiting]}")
-    return opened, [digest for digest, _ in closed]
+                "outcomes_repeated": self.repeated, "outcomes_without_decision": orphans, "gaps": self.gaps,
+                "closes": self.counts["close", ""]}
 
 # ---- A log's folder (C2SP tlog-tiles; ledger.md, "Tiles and bundles" and "Verifying a log") ----
 def tile_path(level, index, width=TILE):
@@ -270,13 +271,18 @@ def difference(files, own):
     return next((Bad("not what the entries give", file, i) for file, items in files.items()
                  for i, (published, item) in enumerate(zip(items, own)) if published != item), None)
 
+def files_below(folder):
+    """Gives the paths of all files and links below a folder, without those of which a name begins with a dot."""
+    paths = (Path(top, name) for top, folders, names in os.walk(folder) for name in folders + names)
+    found = (path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not path.is_dir())
+    return sorted(path for path in found if not re.search(r"(^|/)\.", path))
+
 class Log:
     """A log's folder; `tiles` has the widths in which each tile and bundle is published."""
     def __init__(self, folder, keys):
         os.listdir(folder)  # a folder that cannot be read is no verdict
         self.folder, self.keys, self.tiles = folder, keys, defaultdict(list)
-        for path in (path for path in Path(folder, "tile").rglob("*") if not path.is_dir()):
-            level, index, width = parse_tile_path(path.relative_to(folder).as_posix())
+        for level, index, width in (parse_tile_path(f"tile/{path}") for path in files_below(Path(folder, "tile"))):
             self.tiles[level, index] = sorted(self.tiles[level, index] + [width])
     def read(self, file, parse, *arguments):
         path = Path(self.folder, file)
@@ -288,7 +294,7 @@ class Log:
     def checkpoints(self, pinned):
         """Opens all checkpoints; gives the newest, and (size, root, file) of each by size."""
         head, marks = self.read("checkpoint", open_checkpoint, self.keys), []
-        stored = sorted(f"checkpoints/{path.name}" for path in Path(self.folder, "checkpoints").glob("*"))
+        stored = [f"checkpoints/{path}" for path in files_below(Path(self.folder, "checkpoints"))]
         for file in stored + pinned + ["checkpoint"]:
             mark = self.read(file, open_checkpoint, self.keys)
             named = mark.origin == head.origin and file in ["checkpoint", f"checkpoints/{mark.size}"] + pinned
@@ -304,7 +310,7 @@ class Log:
             files[file] = items = self.read(file, split_bundle if level == BUNDLES else lambda data: split(HASH, data))
             check(len(items) == width and (level == BUNDLES or len(items[-1]) == HASH), "too short or too long", file)
         return files
-    def verify(self, pinned):
+    def verify(self, pinned, watch=lambda index, leaf, entry: None):
         """Checks everything (ledger.md, "Verifying a log"); gives the report, or raises what is wrong."""
         head, marks = self.checkpoints(pinned)
         tree, people, parted, wrong, roots = Tree(), Population(), None, [], {size: sha256() for size, _, _ in marks}
@@ -318,9 +324,10 @@ class Log:
                 parted = Bad("not the entry that was signed", bundle, wrong[-1].index)
             for i, entry in enumerate(files[bundle][:count]):
                 try:
-                    people.add(tree.size, entry)
+                    leaf = people.add(tree.size, entry)
                 except Bad as bad:
                     raise parted or Bad(bad.why, bundle, i) from None
+                watch(tree.size, leaf, entry)
                 tree.push(hashes[i])
                 roots.update({tree.size: tree.root()} if tree.size in roots else {})
             if sys.stderr.isatty() and index % 64 == 63:
@@ -351,44 +358,37 @@ def run_log(args):
     for count in report.pop("population"):
         report[f"  {count['kind']} {count['verdict'] or ''}"] = count["count"]
     for name, value in report.items():
-        if name in ("first_ms", "last_ms") and 0 <= (value or -1) < 2**47:
-            value = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(value // 1000))}.{value % 1000:03} UTC"
+        if name in ("first_ms", "last_ms") and value is not None:
+            value = f"{day_of(value)} {time.strftime('%H:%M:%S', time.gmtime(value // 1000))}.{value % 1000:03} UTC"
         value = f"{len(value)} {value[:8] or ''}" if isinstance(value, list) else value
         print(f"{name.replace('_', ' '):26} {value}")
     return "OK: every record is in the signed log, unchanged and in order"
 def run_proof(args):
     index, checkpoint = check_proof(args.file.read_bytes(), args.vkey, args.entry.read_bytes())
     return f"OK: the entry is leaf {index} of `{checkpoint.origin}`, size {checkpoint.size}"
-def run_record(args):
-    text = args.disclosures.read_text("utf-8")
-    disclosures = json.loads(text) if text.startswith("[") else re.findall(r"[^\s~]+", text)
-    opened, closed = open_disclosures(parse_canonical(args.leaf.read_bytes()), disclosures)
-    return {"ok": True, "opened": opened, "closed": closed} if args.json else opened
 COMMANDS = {"log": (run_log, "check a whole log", ("dir", "--vkey", "--pinned", "--json")),
-            "proof": (run_proof, "check that an entry is in a log", ("file", "--vkey", "--entry")),
-            "record": (run_record, "check which fields of a leaf are disclosed", ("--leaf", "--disclosures", "--json"))}
+            "proof": (run_proof, "check that an entry is in a log", ("file", "--vkey", "--entry"))}
 ARGUMENTS = {"dir": {"help": "a tlog-tiles folder: `checkpoint`, `checkpoints/`, `tile/`"},
              "file": {"type": Path, "help": "a .tlog-proof"},
-             "--vkey": {"metavar": "KEY|FILE", "type": vkey, "required": True, "help": "the log's public key"},
+             "--vkey": {"metavar": "KEY|FILE", "type": vkey, "required": True, "action": "extend", "help": "the log's key"},
              "--pinned": {"metavar": "FILE", "action": "append", "default": [], "help": "a checkpoint from earlier"},
-             **dict.fromkeys(("--entry", "--leaf"), {"type": Path, "required": True, "help": "the bytes of the leaf"}),
-             "--disclosures": {"type": Path, "required": True, "help": "a file with one per line, or a JSON list"},
+             "--entry": {"type": Path, "required": True, "help": "the bytes of the leaf"},
              "--json": {"action": "store_true", "help": "print JSON"}}
 
-def main():
-    about, _, more = __doc__.partition("\n\n")
+def main(doc=__doc__, known=COMMANDS, options=ARGUMENTS):
+    about, _, more = doc.partition("\n\n")
     parser = argparse.ArgumentParser(description=about, epilog=more, formatter_class=argparse.RawTextHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="log|proof|record")
-    for name, (run, text, arguments) in COMMANDS.items():
+    commands = parser.add_subparsers(required=True, metavar="|".join(known))
+    for name, (run, text, arguments) in known.items():
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run, json=False)
         for argument in arguments:
-            command.add_argument(argument, **ARGUMENTS[argument])
+            command.add_argument(argument, **options[argument])
     args = parser.parse_args()
     try:
         output, code = args.run(args), 0
     except Bad as bad:
-        output, code = {"ok": False, "problem": {"object": bad.file, "index": bad.index, "reason": bad.why}}, 1
+        output, code = {"ok": False, "problem": {"object": bad.file, bad.unit: bad.index, "reason": bad.why}}, 1
         output = output if args.json else f"FAILED: {bad}"
     except (OSError, ValueError, RecursionError) as error:
         parser.exit(2, f"cannot read: {error}\n")
