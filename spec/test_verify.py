@@ -16,6 +16,7 @@ from unittest import mock
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import verify  # noqa: E402
+import verify_evidence as evidence  # noqa: E402
 from verify import Bad  # noqa: E402
 
 VECTORS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vectors", "ledger")
@@ -110,11 +111,12 @@ def write_log(folder, entries, sizes, seed=SEED, origin=ORIGIN):
 
 
 def run(*arguments):
-    """Runs the program; gives its exit code, standard output and standard error."""
+    """Runs the program that has the command; gives its exit code, standard output and standard error."""
+    program = evidence if arguments[:1] in (("package",), ("record",), ("leaf",)) else verify
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, "argv", ["verify.py", *arguments]):
         try:
-            code = verify.main()
+            code = program.main()
         except SystemExit as end:
             code = end.code
     return code, out.getvalue(), err.getvalue()
@@ -261,14 +263,14 @@ class Vectors(unittest.TestCase):
     def test_disclosures(self):
         v = vectors("disclosure")
         for case in v["decode"] + v["encode"]:
-            (digest, element), name, value = verify.parse_disclosure(case["encoded"])
+            (digest, element), name, value = evidence.parse_disclosure(case["encoded"])
             self.assertEqual((digest, name, value), (case["digest"], case["name"], case["value"]))
             self.assertEqual(element, name is None)
         for text in v["malformed"]:
             with self.assertRaises(Bad, msg=text):
-                verify.parse_disclosure(text)
+                evidence.parse_disclosure(text)
         leaf = verify.parse_canonical(v["leaf"].encode())
-        opened, closed = verify.open_disclosures(leaf, v["open"]["disclosures"])
+        opened, closed = evidence.open_disclosures(leaf, v["open"]["disclosures"])
         self.assertEqual(closed, v["open"]["closed"])
         self.assertEqual([(o["name"], o["value"]) for o in opened], [("amount", 1200), (None, {"iban": "<tok:1>"})])
 
@@ -279,12 +281,12 @@ class Vectors(unittest.TestCase):
         for case, disclosures in ((leaf, [v["encode"][3]["encoded"]]), (leaf, [first, first]), (element_as_field, v["open"]["disclosures"][1:]),
                                   ({"_sd": leaf["_sd"] * 2}, [first]), ({**leaf, "_sd_alg": "sha-512"}, [first])):
             with self.assertRaises(Bad):
-                verify.open_disclosures(case, disclosures)
+                evidence.open_disclosures(case, disclosures)
 
     def test_a_disclosed_value_may_hold_digests(self):
         inner = verify.base64url(b'["c2FsdA","iban","DE1"]')
-        outer = verify.base64url(json.dumps(["c2FsdA", "to", {"_sd": [verify.parse_disclosure(inner)[0][0]]}]).encode())
-        opened, closed = verify.open_disclosures({"_sd": [verify.parse_disclosure(outer)[0][0]]}, [inner, outer])
+        outer = verify.base64url(json.dumps(["c2FsdA", "to", {"_sd": [evidence.parse_disclosure(inner)[0][0]]}]).encode())
+        opened, closed = evidence.open_disclosures({"_sd": [evidence.parse_disclosure(outer)[0][0]]}, [inner, outer])
         self.assertEqual(([o["name"] for o in opened], closed), (["to", "iban"], []))
 
 
@@ -481,18 +483,18 @@ class CommandLine(InFolder):
         out = run("log", self.path("log"), "--vkey", make_vkey())[1]
         self.assertEqual(out, "FAILED: `tile/entries/000.p/2`, index 1: field `v` is not 1\n")
 
-    def test_record(self):
+    def test_leaf(self):
         v = vectors("disclosure")
         write(self.folder, "leaf", v["leaf"].encode())
         disclosures = v["open"]["disclosures"]
         for text in ("\n".join(disclosures), "~".join(disclosures) + "~", json.dumps(disclosures)):
             write(self.folder, "opened", text.encode())
-            code, out, _ = run("record", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"), "--json")
+            code, out, _ = run("leaf", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"), "--json")
             self.assertEqual((code, json.loads(out)["closed"]), (0, v["open"]["closed"]))
-            self.assertEqual(len(json.loads(run("record", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"))[1])), 2)
+            self.assertEqual(len(json.loads(run("leaf", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"))[1])), 2)
         write(self.folder, "opened", v["encode"][3]["encoded"].encode())
-        self.assertEqual(run("record", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"))[0], 1)
-        self.assertEqual(run("record", "--leaf", self.path("none"), "--disclosures", self.path("opened"))[0], 2)
+        self.assertEqual(run("leaf", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"))[0], 1)
+        self.assertEqual(run("leaf", "--leaf", self.path("none"), "--disclosures", self.path("opened"))[0], 2)
 
 
 if __name__ == "__main__":

@@ -330,8 +330,6 @@ class Log:
                 watch(tree.size, leaf, entry)
                 tree.push(hashes[i])
                 roots.update({tree.size: tree.root()} if tree.size in roots else {})
-            if sys.stderr.isatty() and index % 64 == 63:
-                print(f"{tree.size} of {head.size} records", end="\r", file=sys.stderr, flush=True)
         if parted and roots[head.size] != head.root:
             raise parted
         for size, root, file in marks:
@@ -370,12 +368,12 @@ COMMANDS = {"log": (run_log, "check a whole log", ("dir", "--vkey", "--pinned", 
             "proof": (run_proof, "check that an entry is in a log", ("file", "--vkey", "--entry"))}
 ARGUMENTS = {"dir": {"help": "a tlog-tiles folder: `checkpoint`, `checkpoints/`, `tile/`"},
              "file": {"type": Path, "help": "a .tlog-proof"},
-             "--vkey": {"metavar": "KEY|FILE", "type": vkey, "required": True, "action": "extend", "help": "the log's key"},
+             "--vkey": {"metavar": "KEY|FILE", "type": vkey, "required": True, "action": "extend", "help": "a log key"},
              "--pinned": {"metavar": "FILE", "action": "append", "default": [], "help": "a checkpoint from earlier"},
              "--entry": {"type": Path, "required": True, "help": "the bytes of the leaf"},
              "--json": {"action": "store_true", "help": "print JSON"}}
 
-def main(doc=__doc__, known=COMMANDS, options=ARGUMENTS):
+def run_command(doc, known, options):
     about, _, more = doc.partition("\n\n")
     parser = argparse.ArgumentParser(description=about, epilog=more, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="|".join(known))
@@ -394,6 +392,8 @@ def main(doc=__doc__, known=COMMANDS, options=ARGUMENTS):
         parser.exit(2, f"cannot read: {error}\n")
     print(output if isinstance(output, str) else json.dumps(output, ensure_ascii=False, indent=2))
     return code
+def main():
+    return run_command(__doc__, COMMANDS, ARGUMENTS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Verifies what is made out of a Countersign ledger, offline: evidence packages, and opened fields of a record.
+"""Verifies what is made out of a Countersign ledger, offline: evidence packages, and records with their proofs.
 
 Written from ledger.md (beside this file), like verify.py, which it needs beside it and which checks the log itself.
 Of a package, everything that follows from its log is derived again and compared: lists, tables, totals, sample.
@@ -11,8 +11,8 @@ from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from verify import (ARGUMENTS, BUNDLES, FILE_MAX, TILE, WRITER, Bad, Log, base64url, check, check_proof, files_below,
-                    leaf_hash, main, open_checkpoint, open_note, parse_canonical, sha256, split_bundle, tile_path,
-                    unbase64)
+                    leaf_hash, open_checkpoint, open_note, parse_canonical, run_command, sha256, spell,
+                    split_bundle, tile_path, unbase64)
 
 # ---- Disclosures (RFC 9901) ----
 def digests(value):
@@ -46,14 +46,35 @@ def open_disclosures(leaf, encoded):
     check(not waiting, f"no place in the leaf for disclosures of {[name for _, name, _ in waiting]}")
     return opened, [digest for digest, _ in closed]
 
+def check_record(record, keys):
+    """Checks one record of a record file; gives its leaf, the log's name, and what is opened of it."""
+    entry = unbase64(record["leaf"])
+    leaf, (index, checkpoint) = parse_canonical(entry), check_proof(record["proof"].encode(), keys, entry)
+    check(leaf["record_id"] == record["record_id"], "its leaf is of another record")
+    opened, closed = open_disclosures(leaf, record.get("disclosures", []))
+    return leaf, checkpoint.origin, {"record_id": leaf["record_id"], "leaf_index": index, "tree_size": checkpoint.size,
+                                     "opened": opened, "closed": closed}
+def check_record_file(path, keys):
+    """Checks a record and its outcomes (ledger.md, "Record file"); gives what is opened of each."""
+    data = path.read_bytes()
+    try:
+        file = json.loads(data.decode("utf-8"))
+        check(file["format"] == "countersign-record/v1", "its format is unknown")
+        (call, origin, _), *outcomes = records = [check_record(one, keys) for one in [file, *file.get("outcomes", [])]]
+        for leaf, log, _ in outcomes:
+            belongs = (leaf["kind"], leaf.get("parent"), log) == ("outcome", call["record_id"], origin)
+            check(belongs, f"`{leaf['record_id']}` is no outcome of the record in the file")
+        return [found for _, _, found in records]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Bad(error.why if isinstance(error, Bad) else f"it is no record file: {error!r}", str(path)) from None
+
 # ---- Lists and tables of a package (ledger.md, "Evidence package") ----
 FORMAT, LINE_MAX, MANIFEST_MAX, SAMPLE_MAX = "countersign-package/v1", 1 << 20, 1 << 26, 10_000
 EPOCH, LATEST_MS = datetime(1970, 1, 1), 253402207200999  # the latest time that is written as a date
 KINDS = {"decision": "decisions", "outcome": "outcomes", "auth": "auth", "change": "changes", "detection": "detections",
          "gap": "gaps", "heartbeat": "heartbeats"}
 LISTS = ["decisions", "outcomes", "late_outcomes", "auth", "changes", "detections", "gaps", "heartbeats", "other"]
-RESULTS = {"decision": "decision", "outcome": "outcome", "auth": "result", "access": "result", "detection": "type",
-           "gap": "gap"}
+RESULTS = dict(decision="decision", outcome="outcome", auth="result", access="result", detection="type", gap="gap")
 FRAME = {"v", "kind", "record_id", "tenant", "gw", "time", "_sd", "_sd_alg"}  # of every leaf; not in `other_fields`
 CALL = ("execution_status", "outcome_record_id", "outcome_at_utc", "outcome_leaf_index", "duration_ms")
 # The columns of each table; `column=field` where the leaf calls it otherwise.
@@ -75,9 +96,8 @@ TABLES = {name: [column.partition("=")[::2] for column in columns.split()] for n
 
 def utc(ms):
     """Writes a time as RFC 3339 in UTC, with milliseconds."""
-    if ms > LATEST_MS:
-        return f"{ms} ms"
-    return (EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"
+    at = EPOCH + timedelta(milliseconds=min(ms, LATEST_MS))
+    return at.isoformat(timespec="milliseconds") + "Z" if ms <= LATEST_MS else f"{ms} ms"
 def text(leaf, name):
     return leaf[name] if isinstance(leaf.get(name), str) else ""
 def what(leaf):
@@ -98,8 +118,6 @@ def cell(value):
     return "'" * formula + written.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t"), formula
 def quoted(cells):  # RFC 4180
     return (",".join('"' + text.replace('"', '""') + '"' for text in cells) + "\r\n").encode()
-def header(table):
-    return b"\xef\xbb\xbf" + quoted(column for column, _ in TABLES[table])
 def facts(index, entry, leaf, call=()):
     """Gives what columns show besides the leaf's own fields; `call` is what came of a decision."""
     at, gw, closed = utc(leaf["time"]["ms"]), leaf["gw"], leaf.get("_sd")
@@ -129,9 +147,8 @@ class Survey:
         self.totals = {name: {"rows": 0, **{by: Counter() for by in ("by_result", "by_day", "by_agent")}}
                        for name in LISTS}
     def passes(self, leaf):
-        if "decision" in self.filters and leaf["kind"] != "decision":
-            return False
-        return all(leaf.get(name) == wanted for name, wanted in self.filters.items())
+        fields = leaf if leaf["kind"] == "decision" else {**leaf, "decision": None}  # only these have verdicts
+        return all(fields.get(name) == wanted for name, wanted in self.filters.items())
     def outcome(self, index, leaf, now):
         """Gives the list of an outcome: it follows its decision, unless none waits for it."""
         call = leaf.get("parent")
@@ -187,7 +204,7 @@ class Package:
     """A package's folder: its manifest, and the paths of its files."""
     def __init__(self, folder, keys):
         os.listdir(folder)  # a folder that cannot be read is no verdict
-        self.folder, self.keys, self.files, self.opened = Path(folder), keys, files_below(folder), {}
+        self.folder, self.keys, self.files, self.opened = Path(folder), keys, dict.fromkeys(files_below(folder)), {}
         for file in self.files:
             path = self.folder / file
             check(path.is_file() and not path.is_symlink(), "it is neither a file nor a folder", file)
@@ -196,11 +213,12 @@ class Package:
         check(file in self.files and (self.folder / file).stat().st_size <= limit, "missing or too large", file)
         return (self.folder / file).read_bytes()
     def json(self, file, limit=FILE_MAX):
+        data = self.read(file, limit)
         try:
-            return json.loads(self.read(file, limit).decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            return json.loads(data.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             raise Bad(f"not JSON: {error}", file) from None
-    def entry(self):
+    def entries(self):
         """Gives path, hash and size of each file as a manifest lists them."""
         for file in (file for file in self.files if file not in ("manifest.json", "manifest.sig")):
             digest, size = hashlib.sha256(), 0
@@ -218,19 +236,15 @@ class Package:
         if found != line or not line:
             stream.close()
         check(found == line, difference(line, found), file, row, "row")
-    def expect_text(self, file, text):
-        for line in re.findall(b"[^\n]*\n", text.encode()) + [b""]:
-            self.expect(file, line)
     def request(self):
         """Gives what the manifest says that was asked for: a survey, the draw and size of the sample."""
         try:
             own, sample = self.manifest, self.manifest["sample"]
             begin, end, filters = milliseconds(own["from"]), milliseconds(own["to"]), own["filters"]
             filters = {name: filters[name] for name in ("agent", "tool", "decision") if name in filters}
-            texts = [own["format"], own["generator"], sample["draw"], *filters.values()]
-            good = own["format"] == FORMAT and {type(text) for text in texts} == {str} and begin < end
+            texts = [own["generator"], sample["draw"], *filters.values(), *(file["path"] for file in own["files"])]
+            good = own["format"] == FORMAT and "".join(texts).encode() and begin < end  # and all are texts in UTF-8
             check(good and type(sample["n"]) is int and 0 <= sample["n"] <= SAMPLE_MAX, "a value is not allowed")
-            self.listed = {file["path"]: file for file in own["files"]}
             return Survey(begin, end, filters), sample["draw"], sample["n"]
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise Bad(f"it is no manifest: {error}", "manifest.json") from None
@@ -248,17 +262,18 @@ class Package:
         return origin
     def check_log(self, pinned, survey):
         try:
-            log = Log(self.folder / "log", self.keys)
-            return log, log.verify(pinned, survey.add)
+            return Log(self.folder / "log", self.keys).verify(pinned, survey.add)
         except Bad as bad:
             raise Bad(bad.why, bad.file if bad.file in pinned else f"log/{bad.file}", bad.index) from None
-    def check_lists(self, log, size, survey):
+    def bundle(self, index, size):
+        return split_bundle(self.read("log/" + tile_path(BUNDLES, index, min(TILE, size - TILE * index))))
+    def check_lists(self, size, survey):
         """Derives each line of each list and table again."""
         for table in TABLES:
-            self.expect(f"csv/{table}.csv", header(table))
+            self.expect(f"csv/{table}.csv", b"\xef\xbb\xbf" + quoted(column for column, _ in TABLES[table]))
         for index, place in enumerate(survey.places):
             if index % TILE == 0:
-                bundle = log.read(tile_path(BUNDLES, index // TILE, min(TILE, size - index)), split_bundle)
+                bundle = self.bundle(index // TILE, size)
             if place == len(LISTS):
                 continue
             name, entry = LISTS[place], bundle[index % TILE]
@@ -271,18 +286,16 @@ class Package:
             self.expect(f"records/{name}.jsonl", b'{"index":%d,"leaf":%b}\n' % (index, entry))
         for file in [f"csv/{table}.csv" for table in TABLES] + [f"records/{name}.jsonl" for name in LISTS]:
             self.expect(file, b"")
-    def check_proofs(self, log, size, items):
-        for item in items:
+    def check_proofs(self, size, items):
+        for item in sorted(items, key=lambda item: item["record_id"]):
             file, index = f"proofs/{item['record_id']}.tlog-proof", item["leaf_index"]
-            bundle = index - index % TILE
-            entry = log.read(tile_path(BUNDLES, bundle // TILE, min(TILE, size - bundle)), split_bundle)[index % TILE]
             proof = self.read(file)
             try:
-                check(check_proof(proof, self.keys, entry)[0] == index, "it proves another leaf")
+                proven = check_proof(proof, self.keys, self.bundle(index // TILE, size)[index % TILE])[0]
+                plain = proof.partition(b"\n")[2][:6] == b"index " and proof.endswith(self.read("log/checkpoint"))
+                check(proven == index and plain, "it proves another leaf, or has more than the proof")
             except Bad as bad:
                 raise Bad(bad.why, file) from None
-            plain = proof.startswith(b"c2sp.org/tlog-proof@v1\nindex ") and proof.endswith(self.read("log/checkpoint"))
-            check(plain, "it has more than index, hashes and the log's checkpoint", file)
     def check_places(self, size, start, items):
         """Checks that each file has its place, and that the copies of checkpoints are copies."""
         copies = {"checkpoints/end": "log/checkpoint"}
@@ -317,44 +330,47 @@ class Package:
                                   "disclosure_profile": "public part only"}, "period_semantics": "[from, to)",
                    **{same: manifest[same] for same in ("tenant", "as_of", "period_is_over")}}
             sheet = self.json(f"ipe/{name}.json")
-            wrong = [key for key in own if not isinstance(sheet, dict) or sheet.get(key) != own[key]]
-            check(not wrong, f"`{wrong[:1]}` is not what the log leads to", f"ipe/{name}.json")
+            wrong = [key for key in own if not isinstance(sheet, dict) or spell(sheet.get(key)) != spell(own[key])]
+            check(not wrong, f"{wrong} is not what the log leads to", f"ipe/{name}.json")
     def check_files(self, files):
-        for path in sorted({*self.listed, *files}):
-            check(path in files, "the manifest lists it, but it is missing", path)
-            check(path in self.listed, "the manifest does not list it", path)
-            check(files[path] == self.listed[path], "its bytes are not those that the manifest lists", path)
-    def verify(self, pinned):
-        """Checks everything; gives the manifest as it was derived again, and the report of the log."""
-        survey, draw, n = self.request()
-        signed_by = self.check_signature()
-        log, report = self.check_log(pinned, survey)
+        listed = {file["path"]: file for file in self.manifest["files"]}
+        for path in sorted({*listed, *files}):
+            check(path in files and path in listed, "it is missing, or the manifest does not list it", path)
+            check(files[path] == listed[path], "its bytes are not those that the manifest lists", path)
+        check(self.manifest["files"] == list(files.values()), "its files are not sorted", "manifest.json")
+    def derive(self, survey, draw, n, report):
+        """Gives the manifest as the log leads to it, but with the files that it lists."""
         size, stored = report["size"], [int(file[16:]) for file in self.files if file.startswith("log/checkpoints/")]
         before = size if survey.first is None else survey.first
         start = max((at for at in stored if at <= before), default=None)
         if start is not None:
-            root = log.read(f"checkpoints/{start}", open_checkpoint, self.keys).root
+            root = open_checkpoint(self.read(f"log/checkpoints/{start}"), self.keys).root
             start = {"size": start, "root": base64.b64encode(root).decode()}
         ranks = ((sha256(f"{draw}:{record}".encode()).hex(), record, index) for record, index in survey.decisions)
         items = [{"record_id": record, "leaf_index": index, "rank": rank}
                  for rank, record, index in heapq.nsmallest(n, ranks)]
-        self.check_places(size, start, items)
-        self.check_lists(log, size, survey)
-        self.check_proofs(log, size, items)
         lists = [{"list": name, "rows": totals.pop("rows"), **{by: dict(sorted(totals[by].items())) for by in totals}}
                  for name, totals in survey.totals.items()]
-        files = {file["path"]: file for file in self.entry()}
-        manifest = {
-            "format": FORMAT, "generator": self.manifest["generator"], "origin": report["origin"],
-            "tenant": survey.tenant, "from": utc(survey.begin), "to": utc(survey.end), "filters": survey.filters,
-            "as_of": utc(survey.as_of), "period_is_over": survey.as_of >= survey.end, "checkpoint_start": start,
-            "checkpoint_end": {"size": size, "root": report["root"]}, "first_leaf": 0, "lists": lists,
-            "excluded": dict(sorted(survey.excluded.items())), "sample": {"draw": draw, "n": n, "items": items}}
-        self.check_sheets(manifest, survey, files)
+        return {"format": FORMAT, "generator": self.manifest["generator"], "origin": report["origin"],
+                "tenant": survey.tenant, "from": utc(survey.begin), "to": utc(survey.end), "filters": survey.filters,
+                "as_of": utc(survey.as_of), "period_is_over": survey.as_of >= survey.end, "checkpoint_start": start,
+                "checkpoint_end": {"size": size, "root": report["root"]}, "first_leaf": 0, "lists": lists,
+                "excluded": dict(sorted(survey.excluded.items())),
+                "sample": {"draw": draw, "n": n, "items": items}, "files": self.manifest["files"]}
+    def verify(self, pinned):
+        """Checks everything; gives the manifest, who signed it, and the report of the log."""
+        survey, draw, n = self.request()
+        signed_by, report = self.check_signature(), self.check_log(pinned, survey)
+        size, own = report["size"], self.derive(survey, draw, n, report)
+        for line in json.dumps(own, ensure_ascii=False, indent=2).encode().split(b"\n") + [None]:
+            self.expect("manifest.json", b"" if line is None else line + b"\n")
+        self.check_lists(size, survey)
+        self.check_places(size, own["checkpoint_start"], own["sample"]["items"])
+        self.check_proofs(size, own["sample"]["items"])
+        files = {file["path"]: file for file in self.entries()}
+        self.check_sheets(own, survey, files)
         self.check_files(files)
-        whole = {**manifest, "files": [files[path] for path in sorted(files)]}
-        self.expect_text("manifest.json", json.dumps(whole, ensure_ascii=False, indent=2) + "\n")
-        return {"manifest": manifest, "signed_by": signed_by, "files": len(files), "log": report}
+        return {"manifest": own, "signed_by": signed_by, "log": report}
 
 # ---- Command line ----
 def run_package(args):
@@ -364,20 +380,20 @@ def run_package(args):
     manifest, end = found["manifest"], found["manifest"]["checkpoint_end"]
     for name, value in {"period": f"{manifest['from']} to {manifest['to']}", "filters": manifest["filters"] or "none",
                         **{f"  {totals['list']}": totals["rows"] for totals in manifest["lists"]},
-                        "sample": len(manifest["sample"]["items"]), "files": found["files"],
+                        "sample": len(manifest["sample"]["items"]), "files": len(manifest["files"]),
                         "manifest signed by": found["signed_by"] or "nobody: not checked", "log": manifest["origin"],
                         "size": end["size"], "root": end["root"], "as of": manifest["as_of"]}.items():
         print(f"{name:26} {value}")
     return "OK: every list has exactly the records that the signed log has for it"
 def run_record(args):
-    text = args.disclosures.read_text("utf-8")
-    disclosures = json.loads(text) if text.startswith("[") else re.findall(r"[^\s~]+", text)
-    opened, closed = open_disclosures(parse_canonical(args.leaf.read_bytes()), disclosures)
-    return {"ok": True, "opened": opened, "closed": closed} if args.json else opened
+    records = check_record_file(args.file, args.vkey)
+    return {"ok": True, "records": records} if args.json else records
 COMMANDS = {"package": (run_package, "check an evidence package", ("dir", "--vkey", "--pinned", "--json")),
-            "record": (run_record, "check which fields of a leaf are disclosed", ("--leaf", "--disclosures", "--json"))}
-OPTIONS = {**ARGUMENTS, "dir": {"help": "the package's folder"}, "--leaf": ARGUMENTS["--entry"],
-           "--disclosures": {"type": Path, "required": True, "help": "a file with one per line, or a JSON list"}}
+            "record": (run_record, "check a record with its proof and outcomes", ("file", "--vkey", "--json"))}
+OPTIONS = {**ARGUMENTS, "dir": {"help": "the package's folder"},
+           "file": {"type": Path, "help": "a record file, as `countersign show --proof` writes it"}}
+def main():
+    return run_command(__doc__, COMMANDS, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__, COMMANDS, OPTIONS))
+    sys.exit(main())
