@@ -112,7 +112,7 @@ def write_log(folder, entries, sizes, seed=SEED, origin=ORIGIN):
 
 def run(*arguments):
     """Runs the program that has the command; gives its exit code, standard output and standard error."""
-    program = evidence if arguments[:1] in (("package",), ("record",), ("leaf",)) else verify
+    program = evidence if arguments[:1] in (("package",), ("record",)) else verify
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, "argv", ["verify.py", *arguments]):
         try:
@@ -259,35 +259,6 @@ class Vectors(unittest.TestCase):
             with self.assertRaises(Bad, msg=left_out):
                 for i, leaf in enumerate(leaves[:left_out] + leaves[left_out + 1:]):
                     people.add(i, leaf)
-
-    def test_disclosures(self):
-        v = vectors("disclosure")
-        for case in v["decode"] + v["encode"]:
-            (digest, element), name, value = evidence.parse_disclosure(case["encoded"])
-            self.assertEqual((digest, name, value), (case["digest"], case["name"], case["value"]))
-            self.assertEqual(element, name is None)
-        for text in v["malformed"]:
-            with self.assertRaises(Bad, msg=text):
-                evidence.parse_disclosure(text)
-        leaf = verify.parse_canonical(v["leaf"].encode())
-        opened, closed = evidence.open_disclosures(leaf, v["open"]["disclosures"])
-        self.assertEqual(closed, v["open"]["closed"])
-        self.assertEqual([(o["name"], o["value"]) for o in opened], [("amount", 1200), (None, {"iban": "<tok:1>"})])
-
-    def test_disclosures_that_do_not_belong(self):
-        v = vectors("disclosure")
-        leaf, first = json.loads(v["leaf"]), v["open"]["disclosures"][0]
-        element_as_field = {"_sd": [leaf["items"][0]["..."]]}
-        for case, disclosures in ((leaf, [v["encode"][3]["encoded"]]), (leaf, [first, first]), (element_as_field, v["open"]["disclosures"][1:]),
-                                  ({"_sd": leaf["_sd"] * 2}, [first]), ({**leaf, "_sd_alg": "sha-512"}, [first])):
-            with self.assertRaises(Bad):
-                evidence.open_disclosures(case, disclosures)
-
-    def test_a_disclosed_value_may_hold_digests(self):
-        inner = verify.base64url(b'["c2FsdA","iban","DE1"]')
-        outer = verify.base64url(json.dumps(["c2FsdA", "to", {"_sd": [evidence.parse_disclosure(inner)[0][0]]}]).encode())
-        opened, closed = evidence.open_disclosures({"_sd": [evidence.parse_disclosure(outer)[0][0]]}, [inner, outer])
-        self.assertEqual(([o["name"] for o in opened], closed), (["to", "iban"], []))
 
 
 class Ed25519(unittest.TestCase):
@@ -468,6 +439,116 @@ class Logs(InFolder):
             self.assertEqual((problem["object"], problem["index"]), ("tile/entries/000.p/2", 1), bad)
 
 
+    def test_fields_of_another_type_are_refused(self):
+        for bad in ({"agent": 5}, {"mode": []}, {"day": True}, {"parent": {}}, {"outcome": 1}, {"reconciled": "true"}, {"reconciled": None, "x": 1}):
+            kinds = [ALLOW, {**DENY, **bad}]
+            entries = make_leaves(kinds)
+            if bad.get("reconciled", 0) is None:
+                entries[1] = entries[1].replace(b'"record_id"', b'"reconciled":null,"record_id"')
+            write_log(self.path("log"), entries, [2])
+            problem = self.report()["problem"]
+            self.assertEqual((problem["object"], problem["index"]), ("tile/entries/000.p/2", 1), bad)
+        self.log([ALLOW, {**DENY, "agent": "a", "reconciled": False}])
+        self.assertTrue(self.report()["ok"])
+
+    def test_files_that_are_being_written_are_no_part_of_a_log(self):
+        self.log([ALLOW])
+        for path in ("tile/.x", "tile/0/.000.p-1", "checkpoints/.2", ".checkpoint", "tile/.new/000"):
+            write(self.path("log"), path, b"x")
+        self.assertTrue(self.report()["ok"])
+        os.symlink(self.path("log", "tile", "0"), self.path("log", "tile", "1"))
+        self.assertEqual(self.report()["problem"]["object"], "tile/1")
+
+
+class Closes(InFolder):
+    DAY = 86_400_000
+    START = 1763700000000 // DAY * DAY  # 2025-11-21
+
+    def leaves(self, totals, day="2025-11-21"):
+        """Makes a day of records, one of the day after, and a close of the first day."""
+        more = {"agent": "a1", "mode": "enforce"}
+        kinds = [{**ALLOW, **more}, {"kind": "heartbeat", "agent": "a9"}, {**DENY, **more, "agent": "a2", "mode": "warn"}, {**DENY, **more},
+                 {"kind": "heartbeat"}, {"kind": "close", "day": day, "totals": totals}]
+        times = [0, 1, self.DAY - 2, self.DAY - 1, self.DAY, self.DAY + 300_000]
+        return make_leaves([{**kind, "time": {"ms": self.START + ms, "n": 0}} for kind, ms in zip(kinds, times)])
+
+    TOTALS = {"records": 4, "first": 0, "last": 3, "by_kind": {"decision": 3, "heartbeat": 1}, "by_decision": {"allow": 1, "deny": 2},
+              "by_mode": {"enforce": 2, "warn": 1}, "by_agent": {"a1": 2, "a2": 1}, "other_agents": 0}
+
+    def closed(self, totals, **how):
+        entries = self.leaves(totals, **how)
+        write_log(self.path("log"), entries, [len(entries)])
+        return self.report()
+
+    def test_totals_are_counted_again(self):
+        report = self.closed(self.TOTALS)
+        self.assertEqual((report["ok"], report["log"]["closes"]), (True, 1))
+        self.assertRegex(run("log", self.path("log"), "--vkey", make_vkey())[1], r"(?m)^closes +1$")
+
+    def test_wrong_totals_are_named(self):
+        wrong = [{**self.TOTALS, name: value} for name, value in (
+            ("records", 3), ("records", True), ("first", 1), ("last", 4), ("by_kind", {"decision": 3}), ("by_decision", {"allow": 2, "deny": 1}),
+            ("by_mode", {}), ("by_agent", {"a1": 2, "a2": 1, "a9": 1}), ("other_agents", 1), ("more", 0))]
+        for totals in wrong + [{}, None, 5, {name: value for name, value in self.TOTALS.items() if name != "first"}]:
+            problem = self.closed(totals)["problem"]
+            self.assertEqual((problem["object"], problem["index"]), ("tile/entries/000.p/6", 5), totals)
+            self.assertIn("the totals of 2025-11-21", problem["reason"])
+        self.assertIn("`day`", self.closed(self.TOTALS, day=None)["problem"]["reason"])
+        self.assertIn("2025-11-22", self.closed(self.TOTALS, day="2025-11-22")["problem"]["reason"])
+
+    def test_a_day_without_records(self):
+        empty = {"records": 0, "by_kind": {}, "by_decision": {}, "by_mode": {}, "by_agent": {}, "other_agents": 0}
+        self.assertTrue(self.closed(empty, day="2025-11-20")["ok"])
+        self.assertFalse(self.closed({**empty, "first": 0}, day="2025-11-20")["ok"])
+
+    def test_agents_beyond_the_first_ones_are_counted_together(self):
+        day = verify.Day()
+        for index in range(600):
+            day.add(index, {**ALLOW, "agent": f"a{index % 300:03}"})
+        totals = json.loads(day.totals())
+        self.assertEqual((len(totals["by_agent"]), totals["by_agent"]["a199"], totals["other_agents"]), (200, 2, 200))
+        self.assertNotIn("a200", totals["by_agent"])
+
+    def test_days_are_those_of_the_calendar(self):
+        for ms, day in ((0, "1970-01-01"), (951_782_400_000, "2000-02-29"), (951_868_799_999, "2000-02-29"), (951_868_800_000, "2000-03-01"),
+                        (1_767_225_599_999, "2025-12-31"), (2**53 - 1, "287396-10-12")):
+            self.assertEqual(verify.day_of(ms), day)
+
+
+class Keys(InFolder):
+    NEW = bytes(range(1, 33))
+
+    def test_a_log_that_has_had_two_keys(self):
+        entries = self.log([ALLOW, DENY], [1, 2])
+        write_log(self.path("new"), entries, [2], seed=self.NEW)
+        shutil.copy(self.path("new", "checkpoint"), self.path("log", "checkpoint"))
+        old, new = make_vkey(), make_vkey(self.NEW)
+        write(self.folder, "keys", f"{old}\n{new}\n".encode())
+        for code, keys in ((0, [old, new]), (0, [new, old]), (0, [self.path("keys")]), (0, [old, old, new]), (1, [old]), (1, [new])):
+            arguments = [part for key in keys for part in ("--vkey", key)]
+            self.assertEqual(run("log", self.path("log"), *arguments)[0], code, keys)
+
+    def test_a_known_key_that_fails_refuses_whoever_else_signed(self):
+        self.log([ALLOW])
+        with open(self.path("log", "checkpoint"), encoding="utf-8") as file:
+            note = file.read()
+        other = verify.parse_vkey(make_vkey(self.NEW))
+        line = f"— {ORIGIN} {base64.b64encode(other.id + bytes(64)).decode()}\n"
+        write(self.path("log"), "checkpoint", (note + line).encode())
+        os.remove(self.path("log", "checkpoints", "1"))
+        self.assertTrue(self.report()["ok"], "the signature of an unknown key is ignored")
+        self.assertIn("is wrong", self.report("--vkey", make_vkey(self.NEW))["problem"]["reason"])
+
+    def test_keys_with_the_same_name_and_id(self):
+        good = verify.parse_vkey(make_vkey())
+        twin = verify.Key(good.name, good.id, good.type, public_key(self.NEW))
+        note = sign_note(f"{ORIGIN}\n0\n{base64.b64encode(hashlib.sha256().digest()).decode()}\n")
+        for keys in ([good, twin], [twin, good]):
+            self.assertEqual(verify.open_note(note, keys)[1], [good])
+        with self.assertRaises(Bad):
+            verify.open_note(note, [twin])
+
+
 class CommandLine(InFolder):
     def test_exit_codes(self):
         self.log([ALLOW])
@@ -482,19 +563,6 @@ class CommandLine(InFolder):
         self.log([ALLOW, {**ALLOW, "v": 3}])
         out = run("log", self.path("log"), "--vkey", make_vkey())[1]
         self.assertEqual(out, "FAILED: `tile/entries/000.p/2`, index 1: field `v` is not 1\n")
-
-    def test_leaf(self):
-        v = vectors("disclosure")
-        write(self.folder, "leaf", v["leaf"].encode())
-        disclosures = v["open"]["disclosures"]
-        for text in ("\n".join(disclosures), "~".join(disclosures) + "~", json.dumps(disclosures)):
-            write(self.folder, "opened", text.encode())
-            code, out, _ = run("leaf", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"), "--json")
-            self.assertEqual((code, json.loads(out)["closed"]), (0, v["open"]["closed"]))
-            self.assertEqual(len(json.loads(run("leaf", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"))[1])), 2)
-        write(self.folder, "opened", v["encode"][3]["encoded"].encode())
-        self.assertEqual(run("leaf", "--leaf", self.path("leaf"), "--disclosures", self.path("opened"))[0], 1)
-        self.assertEqual(run("leaf", "--leaf", self.path("none"), "--disclosures", self.path("opened"))[0], 2)
 
 
 if __name__ == "__main__":

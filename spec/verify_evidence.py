@@ -56,9 +56,8 @@ def check_record(record, keys):
                                      "opened": opened, "closed": closed}
 def check_record_file(path, keys):
     """Checks a record and its outcomes (ledger.md, "Record file"); gives what is opened of each."""
-    data = path.read_bytes()
     try:
-        file = json.loads(data.decode("utf-8"))
+        file = json.loads(path.read_bytes().decode("utf-8"))
         check(file["format"] == "countersign-record/v1", "its format is unknown")
         (call, origin, _), *outcomes = records = [check_record(one, keys) for one in [file, *file.get("outcomes", [])]]
         for leaf, log, _ in outcomes:
@@ -75,6 +74,7 @@ KINDS = {"decision": "decisions", "outcome": "outcomes", "auth": "auth", "change
          "gap": "gaps", "heartbeat": "heartbeats"}
 LISTS = ["decisions", "outcomes", "late_outcomes", "auth", "changes", "detections", "gaps", "heartbeats", "other"]
 RESULTS = dict(decision="decision", outcome="outcome", auth="result", access="result", detection="type", gap="gap")
+UNLISTED = {"manifest.json", "manifest.sig"}
 FRAME = {"v", "kind", "record_id", "tenant", "gw", "time", "_sd", "_sd_alg"}  # of every leaf; not in `other_fields`
 CALL = ("execution_status", "outcome_record_id", "outcome_at_utc", "outcome_leaf_index", "duration_ms")
 # The columns of each table; `column=field` where the leaf calls it otherwise.
@@ -220,7 +220,7 @@ class Package:
             raise Bad(f"not JSON: {error}", file) from None
     def entries(self):
         """Gives path, hash and size of each file as a manifest lists them."""
-        for file in (file for file in self.files if file not in ("manifest.json", "manifest.sig")):
+        for file in (file for file in self.files if file not in UNLISTED):
             digest, size = hashlib.sha256(), 0
             with open(self.folder / file, "rb") as stream:
                 for part in iter(lambda: stream.read(1 << 20), b""):
@@ -240,8 +240,8 @@ class Package:
         """Gives what the manifest says that was asked for: a survey, the draw and size of the sample."""
         try:
             own, sample = self.manifest, self.manifest["sample"]
-            begin, end, filters = milliseconds(own["from"]), milliseconds(own["to"]), own["filters"]
-            filters = {name: filters[name] for name in ("agent", "tool", "decision") if name in filters}
+            begin, end, given = milliseconds(own["from"]), milliseconds(own["to"]), own["filters"]
+            filters = {name: given[name] for name in ("agent", "tool", "decision") if given.get(name) is not None}
             texts = [own["generator"], sample["draw"], *filters.values(), *(file["path"] for file in own["files"])]
             good = own["format"] == FORMAT and "".join(texts).encode() and begin < end  # and all are texts in UTF-8
             check(good and type(sample["n"]) is int and 0 <= sample["n"] <= SAMPLE_MAX, "a value is not allowed")
@@ -306,8 +306,8 @@ class Package:
         counts = [(level, size >> 8 * max(level, 0)) for level in range(BUNDLES, 8)]
         tiles = {"log/" + tile_path(level, index, min(TILE, count - TILE * index))
                  for level, count in counts for index in range(-(-count // TILE))}
-        own = tiles.union(copies, copies.values(), ("README.md", "verify.py", "attestation.txt", "manifest.json",
-                          "manifest.sig"), (f"proofs/{item['record_id']}.tlog-proof" for item in items),
+        own = tiles.union(copies, copies.values(), UNLISTED, ("README.md", "verify.py", "attestation.txt"),
+                          (f"proofs/{item['record_id']}.tlog-proof" for item in items),
                           *((f"records/{name}.jsonl", f"ipe/{name}.json") for name in LISTS),
                           (f"csv/{table}.csv" for table in TABLES))
         for file in self.files:
@@ -315,8 +315,7 @@ class Package:
     def check_sheets(self, manifest, survey, files):
         """Checks the sheets but for their words."""
         size, filters = manifest["checkpoint_end"]["size"], manifest["filters"]
-        for totals in manifest["lists"]:
-            name = totals["list"]
+        for name, totals in zip(LISTS, manifest["lists"]):
             paths = [f"records/{name}.jsonl", f"csv/{name}.csv"] + ["csv/decisions_narrow.csv"] * (name == LISTS[0])
             source = {"log": manifest["origin"], "checkpoint_start": manifest["checkpoint_start"],
                       "checkpoint_end": manifest["checkpoint_end"], "leaf_range": [0, size]}
@@ -334,9 +333,8 @@ class Package:
             check(not wrong, f"{wrong} is not what the log leads to", f"ipe/{name}.json")
     def check_files(self, files):
         listed = {file["path"]: file for file in self.manifest["files"]}
-        for path in sorted({*listed, *files}):
-            check(path in files and path in listed, "it is missing, or the manifest does not list it", path)
-            check(files[path] == listed[path], "its bytes are not those that the manifest lists", path)
+        for path, file in files.items():
+            check(file == listed[path], "its bytes are not those that the manifest lists", path)
         check(self.manifest["files"] == list(files.values()), "its files are not sorted", "manifest.json")
     def derive(self, survey, draw, n, report):
         """Gives the manifest as the log leads to it, but with the files that it lists."""
@@ -360,6 +358,8 @@ class Package:
     def verify(self, pinned):
         """Checks everything; gives the manifest, who signed it, and the report of the log."""
         survey, draw, n = self.request()
+        for path in sorted({file["path"] for file in self.manifest["files"]} ^ ({*self.files} - UNLISTED)):
+            raise Bad("it is missing, or the manifest does not list it", path)
         signed_by, report = self.check_signature(), self.check_log(pinned, survey)
         size, own = report["size"], self.derive(survey, draw, n, report)
         for line in json.dumps(own, ensure_ascii=False, indent=2).encode().split(b"\n") + [None]:
