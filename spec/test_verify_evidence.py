@@ -135,7 +135,7 @@ class Packages(InFolder):
             manifest[name] = value
             self.write_manifest(manifest)
             problem = self.check()["problem"]
-            self.assertEqual((problem["object"], "row" in problem), ("manifest.json", True), (name, problem))
+            self.assertEqual(problem["object"], "manifest.json", (name, problem))
         manifest = json.loads(VECTOR["files"]["manifest.json"])
         manifest["lists"][0]["rows"] -= 1
         self.write_manifest(manifest)
