@@ -238,7 +238,7 @@ class Lists(unittest.TestCase):
     def survey(self, leaves, filters, begin=0, end=1000):
         survey = evidence.Survey(begin, end, filters)
         for index, (ms, kind, more) in enumerate(leaves):
-            survey.add(index, {"kind": kind, "record_id": f"r{index}", "tenant": "t", "time": {"ms": ms, "n": 0}, **more}, b"")
+            survey.add(index, {"kind": kind, "record_id": f"r{index}", "tenant": "t", "time": {"ms": ms, "n": 0}, **more})
         return survey, [evidence.LISTS[place] if place < len(evidence.LISTS) else None for place in survey.places]
 
     def test_an_outcome_follows_its_decision(self):

@@ -310,7 +310,7 @@ class Log:
             files[file] = items = self.read(file, split_bundle if level == BUNDLES else lambda data: split(HASH, data))
             check(len(items) == width and (level == BUNDLES or len(items[-1]) == HASH), "too short or too long", file)
         return files
-    def verify(self, pinned, watch=lambda index, leaf, entry: None):
+    def verify(self, pinned, watch=lambda index, leaf: None):
         """Checks everything (ledger.md, "Verifying a log"); gives the report, or raises what is wrong."""
         head, marks = self.checkpoints(pinned)
         tree, people, parted, wrong, roots = Tree(), Population(), None, [], {size: sha256() for size, _, _ in marks}
@@ -327,7 +327,7 @@ class Log:
                     leaf = people.add(tree.size, entry)
                 except Bad as bad:
                     raise parted or Bad(bad.why, bundle, i) from None
-                watch(tree.size, leaf, entry)
+                watch(tree.size, leaf)
                 tree.push(hashes[i])
                 roots.update({tree.size: tree.root()} if tree.size in roots else {})
         if parted and roots[head.size] != head.root:

@@ -159,7 +159,7 @@ class Survey:
         if leaf.get("outcome") != "unknown":  # one that is unknown may be settled later
             self.calls.pop(call, None)
         return "outcomes" if now and passes else "late_outcomes" if not now and decision is not None else None
-    def add(self, index, leaf, _entry):
+    def add(self, index, leaf):
         kind, ms = leaf["kind"], leaf["time"]["ms"]
         now, self.as_of, self.tenant = self.begin <= ms < self.end, max(self.as_of, ms), leaf["tenant"]
         self.first = index if self.first is None and ms >= self.begin else self.first
