@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Population;
 use crate::close::{DayTotals, day_of};
+use crate::hash::sha256;
 use crate::leaf::{CLOSE, DECISION, GAP, Leaf, OUTCOME};
 use crate::tree::LeafIndex;
 
@@ -16,12 +17,14 @@ const VERDICTS: [&str; 3] = [ALLOW, "deny", "hold"];
 /// The outcome of a call that nobody saw end; one more may follow that settles it.
 const UNKNOWN: &str = "unknown";
 
-/// What has been counted so far; it keeps one id per decision whose outcome has not come yet, or is
-/// unknown.
+/// What has been counted so far; it keeps 16 bytes for each record, and the id of each decision whose
+/// outcome has not come yet, or is unknown.
 #[derive(Default)]
 pub(super) struct Tally {
     tenant: Option<String>,
     counts: BTreeMap<(String, Option<String>), u64>,
+    /// Ids of all records, shortened by a hash: two of 10^9 are the same by chance once in 10^20 logs.
+    records: HashSet<[u8; 16]>,
     pub(super) first_ms: Option<u64>,
     pub(super) last_ms: Option<u64>,
     pub(super) gaps: Vec<LeafIndex>,
@@ -44,11 +47,14 @@ impl Tally {
         if *tenant != leaf.tenant {
             return Err(format!("tenant `{}` in the log of tenant `{tenant}`", leaf.tenant));
         }
+        if !self.records.insert(short(&leaf.record_id)) {
+            return Err(format!("record `{}` stands there twice", leaf.record_id));
+        }
         self.first_ms = Some(self.first_ms.map_or(leaf.time.ms, |ms| ms.min(leaf.time.ms)));
         self.last_ms = Some(self.last_ms.map_or(leaf.time.ms, |ms| ms.max(leaf.time.ms)));
         match leaf.kind.as_str() {
             DECISION => match leaf.decision.as_deref() {
-                Some(ALLOW) => self.decided(&leaf.record_id, index)?,
+                Some(ALLOW) => self.decided(&leaf.record_id, index),
                 Some(verdict) if VERDICTS.contains(&verdict) => {}
                 _ => return Err("the decision states no verdict".to_owned()),
             },
@@ -58,7 +64,8 @@ impl Tally {
             _ => {}
         }
         self.days.entry(day_of(leaf.time.ms)).or_default().add(&leaf, index);
-        *self.counts.entry((leaf.kind, leaf.decision)).or_default() += 1;
+        let verdict = leaf.decision.filter(|_| leaf.kind == DECISION);
+        *self.counts.entry((leaf.kind, verdict)).or_default() += 1;
         Ok(())
     }
 
@@ -75,13 +82,9 @@ impl Tally {
         Ok(())
     }
 
-    fn decided(&mut self, record_id: &str, index: LeafIndex) -> Result<(), String> {
-        if self.early.remove(record_id).is_some() {
-            return Ok(());
-        }
-        match self.open.insert(record_id.to_owned(), index) {
-            None => Ok(()),
-            Some(first) => Err(format!("record `{record_id}` stands already at leaf {first}")),
+    fn decided(&mut self, record_id: &str, index: LeafIndex) {
+        if self.early.remove(record_id).is_none() {
+            self.open.insert(record_id.to_owned(), index);
         }
     }
 
@@ -119,6 +122,11 @@ impl Tally {
     pub(super) fn outcomes_without_decision(&self) -> Vec<LeafIndex> {
         sorted(self.early.values().chain(&self.unmatched).copied())
     }
+}
+
+/// Returns what a record's id is known by among all records of the log.
+fn short(record_id: &str) -> [u8; 16] {
+    sha256(record_id.as_bytes()).0.first_chunk().copied().unwrap_or_default()
 }
 
 fn sorted(indexes: impl Iterator<Item = LeafIndex>) -> Vec<LeafIndex> {

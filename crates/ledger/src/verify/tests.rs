@@ -379,17 +379,20 @@ fn an_unknown_outcome_may_be_reconciled_once() {
 }
 
 #[test]
-fn a_decision_recorded_twice_is_named() {
-    let mut leaves = leaves(3);
-    let mut leaf: Value = serde_json::from_slice(&leaves[2]).unwrap();
-    leaf["record_id"] = json!("r9");
-    leaves[2] = canonicalize(&leaf).unwrap();
-    leaf["gw"]["seq"] = json!(4);
-    leaf["time"]["n"] = json!(1);
-    leaf["gw"]["prev"] = json!(prev_hash(Some(&leaves[2])));
-    leaves.push(canonicalize(&leaf).unwrap());
-    let problem = check(&publish(&leaves, &[4])).unwrap_err();
-    insta::assert_snapshot!(problem, @"`tile/entries/000.p/4`, index 3: record `r9` stands already at leaf 2");
+fn a_record_that_stands_there_twice_is_named() {
+    for kind in ["decision", "heartbeat"] {
+        let mut leaves = leaves(3);
+        let mut leaf: Value = serde_json::from_slice(&leaves[2]).unwrap();
+        leaf["kind"] = json!(kind);
+        leaf["record_id"] = json!("r9");
+        leaves[2] = canonicalize(&leaf).unwrap();
+        leaf["gw"]["seq"] = json!(4);
+        leaf["time"]["n"] = json!(1);
+        leaf["gw"]["prev"] = json!(prev_hash(Some(&leaves[2])));
+        leaves.push(canonicalize(&leaf).unwrap());
+        let problem = check(&publish(&leaves, &[4])).unwrap_err();
+        insta::assert_snapshot!(problem, @"`tile/entries/000.p/4`, index 3: record `r9` stands there twice");
+    }
 }
 
 #[test]

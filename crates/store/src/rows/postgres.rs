@@ -24,6 +24,9 @@ pub(super) async fn begin(
     )
     .bind(tenant)
     .bind(calls)
+    // Planned each time: a plan made while the table was small would look at every row of the tenant,
+    // and thousands of ended calls lie there until the next vacuum.
+    .persistent(false)
     .fetch_all(conn)
     .await?;
     Ok(taken.into_iter().map(Row::Postgres).collect())
