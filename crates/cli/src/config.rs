@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) origin: Option<String>,
     /// Where the ledger's tables are.
     pub(crate) store: StoreTable,
+    /// Who signs the log.
+    pub(crate) signer: SignerTable,
     /// Where agents call.
     pub(crate) data_plane: DataPlane,
     /// Where people and the command line call.
@@ -73,6 +75,23 @@ impl StoreTable {
         if !url.iter().all(|url| url.starts_with("postgres://") || url.starts_with("postgresql://"))
         {
             bail!("store.url is a list of URLs like `postgres://countersign@db1:5432/countersign`");
+        }
+        Ok(())
+    }
+}
+
+/// `[signer]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SignerTable {
+    /// The socket of `countersign signer`; the gateway itself has the key and signs if absent.
+    pub(crate) socket: Option<PathBuf>,
+}
+
+impl SignerTable {
+    fn check(&self) -> anyhow::Result<()> {
+        if self.socket.as_ref().is_some_and(|socket| !socket.is_absolute()) {
+            bail!("signer.socket is an absolute path like `/run/countersign/signer.sock`");
         }
         Ok(())
     }
@@ -191,7 +210,8 @@ impl Config {
         };
         let config: Self =
             toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
-        config.store.check().with_context(|| format!("{} is not valid", path.display()))?;
+        let sound = config.store.check().and_then(|()| config.signer.check());
+        sound.with_context(|| format!("{} is not valid", path.display()))?;
         Ok(config)
     }
 
@@ -301,6 +321,7 @@ mod tests {
             ("[control_plane]\n", "control_plane"),
             ("[anchors]\n", "anchors"),
             ("[upstreams.x]\n", "upstreams"),
+            ("[signer]\n", "signer"),
         ] {
             let error = toml::from_str::<Config>(&format!("{section}nothing = 1")).unwrap_err();
             let message = error.message().to_owned();
@@ -312,7 +333,7 @@ mod tests {
                 .split(['`', ',', ' '])
                 .filter(|key| !key.is_empty() && *key != "or")
                 .collect();
-            assert!(keys.len() > 1, "{name}: {message}");
+            assert!(!keys.is_empty(), "{name}: {message}");
             for key in keys {
                 assert!(
                     reference.contains(&format!("`{key}`"))

@@ -78,13 +78,15 @@ enum Command {
     Sample(commands::sample::Args),
     /// Check the log, a package, a record or a published directory, offline.
     Verify(commands::verify::Args),
-    /// Print the log's public key or its newest checkpoint.
+    /// Print the log's public key or its newest checkpoint, or replace its signing key.
     #[command(subcommand)]
     Log(commands::log::Command),
     /// Settle a call whose outcome is unknown.
     Reconcile(commands::reconcile::Args),
     /// Cosign the checkpoints of logs that others run.
     Witness(commands::witness::Args),
+    /// Sign the log in a process of its own, with a key that the gateway does not have.
+    Signer(commands::signer::Args),
     /// Destroy what the ledger has of a person.
     Erase(commands::erase::Args),
     /// Set, lift and list legal holds, which forbid erasure.
@@ -132,6 +134,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Log(command) => commands::log::run(command, &paths).await,
         Command::Reconcile(args) => commands::reconcile::run(args, &paths).await,
         Command::Witness(args) => commands::witness::run(args).await,
+        Command::Signer(args) => commands::signer::run(args, &paths).await,
         Command::Erase(args) => commands::erase::run(args, &paths).await,
         Command::Hold(command) => commands::hold::run(command, &paths).await,
         Command::Doctor(args) => commands::doctor::run(args, &paths).await,

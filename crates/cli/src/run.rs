@@ -9,7 +9,7 @@ use countersign_console::{
 };
 use countersign_gateway::Gateway;
 use countersign_model::ServerName;
-use countersign_store::{Keystore, Reader, Store, StoreConfig};
+use countersign_store::{Reader, Store, StoreConfig};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -45,6 +45,7 @@ pub(crate) fn store_config(config: &Config) -> StoreConfig {
     store.origin = config.origin();
     store.database = config.store.database();
     store.replica.clone_from(&config.store.replica);
+    store.signer.clone_from(&config.signer.socket);
     store
 }
 
@@ -69,7 +70,6 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
         store: store.clone(),
         reader: reader.clone(),
         log: paths.log(),
-        log_key: Keystore::open(&paths.keys())?.log_key(&config.origin())?.verifier_key(),
         control: ControlToken::read_or_create(&paths.token())?,
         tokens: Tokens::open(&paths.data, &paths.keys())?,
         operator: Arc::new(GatewayOperator { gateway: Arc::clone(&gateway) }),

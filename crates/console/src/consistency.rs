@@ -62,11 +62,11 @@ pub(crate) async fn consistency(
     let from = from.ok_or_else(|| ApiError::parameter("from", "it is missing"))?;
     let to = size("to", params.take("to"))?;
     params.finish()?;
-    let (log, key) = (PublishedLog::new(console.store.folder()), console.log_key.clone());
+    let (log, keys) = (PublishedLog::new(console.store.folder()), console.store.log_keys());
     let proof = tokio::task::spawn_blocking(move || {
         // A publication in between may replace the partial tiles of the checkpoint that was read.
-        match prove(&log, &key, from, to) {
-            Err(Failure::Log(_)) => prove(&log, &key, from, to),
+        match prove(&log, &keys, from, to) {
+            Err(Failure::Log(_)) => prove(&log, &keys, from, to),
             done => done,
         }
     });
@@ -108,11 +108,11 @@ impl TileReader for Tiles<'_> {
 
 fn prove(
     log: &PublishedLog,
-    key: &VerifierKey,
+    keys: &[VerifierKey],
     from: u64,
     to: Option<u64>,
 ) -> Result<Consistency, Failure> {
-    let (checkpoint, note) = latest(log, key)?;
+    let (checkpoint, note) = latest(log, keys)?;
     let to = to.unwrap_or(checkpoint.size.0);
     for (name, size, most) in [("to", to, checkpoint.size.0), ("from", from, to)] {
         if size > most {
@@ -141,15 +141,14 @@ fn prove(
 }
 
 /// Reads the latest checkpoint and checks its signature.
-fn latest(log: &PublishedLog, key: &VerifierKey) -> Result<(Checkpoint, String), Failure> {
+fn latest(log: &PublishedLog, keys: &[VerifierKey]) -> Result<(Checkpoint, String), Failure> {
     let note = log.read(CHECKPOINT_PATH).map_err(|error| Failure::Log(error.to_string()))?;
     let Some(note) = note else {
         let message = "there is no published checkpoint yet";
         return Err(Failure::Refused(ApiError::unavailable(message)));
     };
     let damaged = |reason: String| Failure::Log(format!("the published checkpoint: {reason}"));
-    let checkpoint = Checkpoint::open(&note, std::slice::from_ref(key))
-        .map_err(|error| damaged(error.to_string()))?;
+    let checkpoint = Checkpoint::open(&note, keys).map_err(|error| damaged(error.to_string()))?;
     let text = String::from_utf8(note).map_err(|error| damaged(error.to_string()))?;
     Ok((checkpoint, text))
 }

@@ -40,7 +40,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
-use countersign_ledger::VerifierKey;
 use countersign_store::{Reader, Store};
 
 pub use operator::{BoxFuture, Operator, OperatorError, UpstreamSpec};
@@ -60,8 +59,6 @@ pub struct Setup {
     pub reader: Reader,
     /// The folder of the published log.
     pub log: PathBuf,
-    /// The log's public key.
-    pub log_key: VerifierKey,
     /// The administrator's token.
     pub control: ControlToken,
     /// All other tokens.
@@ -78,7 +75,6 @@ pub(crate) struct Console {
     pub(crate) store: Store,
     pub(crate) reader: Reader,
     pub(crate) log: PathBuf,
-    pub(crate) log_key: VerifierKey,
     pub(crate) control: ControlToken,
     pub(crate) tokens: Tokens,
     pub(crate) operator: Arc<dyn Operator>,
@@ -90,9 +86,8 @@ pub(crate) struct Console {
 /// Makes the routes of the control plane.
 pub fn router(setup: Setup) -> Router {
     let (api, openapi) = openapi::routes();
-    let Setup { store, reader, log, log_key, control, tokens, operator, hosts } = setup;
-    let console =
-        Console { store, reader, log, log_key, control, tokens, operator, hosts, openapi };
+    let Setup { store, reader, log, control, tokens, operator, hosts } = setup;
+    let console = Console { store, reader, log, control, tokens, operator, hosts, openapi };
     let console = Arc::new(console);
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

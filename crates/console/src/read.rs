@@ -308,7 +308,8 @@ pub(crate) async fn prove_record(
     let disclosed = disclose.found_in(std::iter::once(&main).chain(&outcomes))?;
     let main = main.only(&disclosed);
     let outcomes: Vec<_> = outcomes.into_iter().map(|one| one.only(&disclosed)).collect();
-    let file = RecordFile::prove(&console.reader, &main, &outcomes, &console.log_key).await?;
+    let file =
+        RecordFile::prove(&console.reader, &main, &outcomes, &console.store.log_keys()).await?;
     let text = file.to_text()?;
     let access = Access {
         route: "/api/v1/records/{id}/proof",

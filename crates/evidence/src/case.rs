@@ -43,14 +43,14 @@ pub async fn find(reader: &Reader, id: &str) -> Result<Record, EvidenceError> {
     }
 }
 
-/// Gathers what belongs to a record. `key` checks its proof.
+/// Gathers what belongs to a record. `keys` check its proof.
 ///
 /// # Errors
 /// [`EvidenceError::Store`]; private fields that cannot be opened are no error.
 pub async fn gather(
     reader: &Reader,
     record: Record,
-    key: &VerifierKey,
+    keys: &[VerifierKey],
 ) -> Result<Case, EvidenceError> {
     let mut outcomes = Vec::new();
     if record.kind() == "decision"
@@ -64,7 +64,7 @@ pub async fn gather(
     let agent =
         record.text("agent").and_then(|id| agents.into_iter().find(|one| one.id.to_string() == id));
     let policies = policies(reader, &record).await?;
-    let proof = crate::proof::prove(reader, &record, key).await.map_err(|error| error.to_string());
+    let proof = crate::proof::prove(reader, &record, keys).await.map_err(|error| error.to_string());
     Ok(Case { main: open(reader, record).await?, outcomes, agent, policies, proof })
 }
 

@@ -48,23 +48,26 @@ pub struct Proof {
 pub async fn prove(
     reader: &Reader,
     record: &Record,
-    key: &VerifierKey,
+    keys: &[VerifierKey],
 ) -> Result<Proof, EvidenceError> {
     let text = reader.inclusion_proof(index_of(record)).await?;
     let not_proven = |error: countersign_ledger::proof::ProofError| EvidenceError::NotProven {
         id: record.id().to_owned(),
         reason: error.to_string(),
     };
-    let checkpoint = TlogProof::parse(&text)
-        .and_then(|proof| proof.verify(record.body(), std::slice::from_ref(key)))
-        .map_err(not_proven)?;
+    let proof = TlogProof::parse(&text).map_err(not_proven)?;
+    let checkpoint = proof.verify(record.body(), keys).map_err(not_proven)?;
+    // The newest of the keys that signed: while one takes the other's place, both do.
+    let signed =
+        |key: &&VerifierKey| proof.verify(record.body(), std::slice::from_ref(*key)).is_ok();
+    let vkey = keys.iter().rev().find(signed).map(ToString::to_string).unwrap_or_default();
     Ok(Proof {
         leaf_index: record.index(),
         leaf_hash: record.leaf_hash().to_base64(),
         tree_size: checkpoint.size.0,
         root: checkpoint.root.to_base64(),
         origin: checkpoint.origin,
-        vkey: key.to_string(),
+        vkey,
         tlog_proof: text,
     })
 }
@@ -138,14 +141,14 @@ impl RecordFile {
     pub async fn of(
         reader: &Reader,
         case: &Case,
-        key: &VerifierKey,
+        keys: &[VerifierKey],
     ) -> Result<Self, EvidenceError> {
         let proof = case.proof.as_ref().map_err(|reason| EvidenceError::NotProven {
             id: case.main.record.id().to_owned(),
             reason: reason.clone(),
         })?;
         let record = ProvenRecord::of(&case.main, proof.tlog_proof.clone());
-        Self::with(reader, record, &case.outcomes, key).await
+        Self::with(reader, record, &case.outcomes, &proof.vkey, keys).await
     }
 
     /// Makes the file of a record and its outcomes, of which as much is open as the file may show.
@@ -157,24 +160,26 @@ impl RecordFile {
         reader: &Reader,
         main: &Opened,
         outcomes: &[Opened],
-        key: &VerifierKey,
+        keys: &[VerifierKey],
     ) -> Result<Self, EvidenceError> {
-        let proof = prove(reader, &main.record, key).await?;
-        Self::with(reader, ProvenRecord::of(main, proof.tlog_proof), outcomes, key).await
+        let proof = prove(reader, &main.record, keys).await?;
+        let record = ProvenRecord::of(main, proof.tlog_proof);
+        Self::with(reader, record, outcomes, &proof.vkey, keys).await
     }
 
     async fn with(
         reader: &Reader,
         record: ProvenRecord,
         outcomes: &[Opened],
-        key: &VerifierKey,
+        vkey: &str,
+        keys: &[VerifierKey],
     ) -> Result<Self, EvidenceError> {
         let mut proven = Vec::new();
         for outcome in outcomes {
-            let proof = prove(reader, &outcome.record, key).await?;
+            let proof = prove(reader, &outcome.record, keys).await?;
             proven.push(ProvenRecord::of(outcome, proof.tlog_proof));
         }
-        let vkey = Some(key.to_string());
+        let vkey = Some(vkey.to_owned());
         Ok(Self { format: FORMAT.to_owned(), record, outcomes: proven, vkey })
     }
 

@@ -74,6 +74,8 @@ pub struct Leaf {
     pub parent: Option<String>,
     /// How a call ended, of an outcome; `unknown` if nobody saw it.
     pub outcome: Option<String>,
+    /// The statement of both keys that the signing key is replaced, see [`crate::rotation`].
+    pub rotation: Option<String>,
     /// Whether an outcome settles one that was `unknown`.
     #[serde(default)]
     pub reconciled: bool,

@@ -15,6 +15,7 @@
 //! | [`disclosure`] | salted disclosures | RFC 9901 |
 //! | [`seal`] | sealed sections | XChaCha20-Poly1305 |
 //! | [`leaf`], [`stream`] | the record's public part, hash chains | `spec/ledger.md` |
+//! | [`rotation`] | replacement of the signing key | `spec/ledger.md` |
 //! | [`witness`], [`policy`] | cosigning, trust policies | C2SP tlog-witness, tlog-policy |
 //! | [`verify`] | offline check of a published log | all of the above |
 //!
@@ -33,6 +34,7 @@ pub mod limits;
 pub mod note;
 pub mod policy;
 pub mod proof;
+pub mod rotation;
 pub mod seal;
 pub mod stream;
 pub mod tile;

@@ -35,6 +35,8 @@ pub enum Kind {
     LegalHold,
     /// The totals of a day.
     Close,
+    /// The key that signs the log was replaced.
+    Key,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             Self::Erasure => "erasure",
             Self::LegalHold => "legal_hold",
             Self::Close => "close",
+            Self::Key => "key",
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct StoreConfig {
     pub ids: IdSource,
     /// The keystore's folder; `keys` in the data folder if absent.
     pub keys: Option<PathBuf>,
+    /// The socket of the process that signs; this process signs itself if absent.
+    pub signer: Option<PathBuf>,
     /// How long a caller waits for its commit.
     pub commit_deadline: Duration,
     /// How many records may wait for the writer.
@@ -70,6 +72,7 @@ impl StoreConfig {
             clock,
             ids,
             keys: None,
+            signer: None,
             commit_deadline: Duration::from_millis(COMMIT_DEADLINE_MS),
             queue: QUEUE_RECORDS_MAX,
             publish_every: Duration::from_secs(1),
@@ -86,6 +89,7 @@ impl fmt::Debug for StoreConfig {
             .field("replica", &self.replica)
             .field("origin", &self.origin)
             .field("keys", &self.keys)
+            .field("signer", &self.signer)
             .field("commit_deadline", &self.commit_deadline)
             .finish_non_exhaustive()
     }

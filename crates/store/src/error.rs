@@ -57,6 +57,15 @@ pub enum StoreError {
         /// Its size in leaves.
         size: u64,
     },
+    /// The signer signed another tree meanwhile; the next attempt starts from that one.
+    #[error("the signer has signed a tree of {size} leaves meanwhile")]
+    Moved {
+        /// The size that it signed last.
+        size: u64,
+    },
+    /// The signer, a process of its own, is away or refuses.
+    #[error("the signer: {0}")]
+    Signer(String),
     /// Stored data contradicts itself; `fsck` names the place.
     #[error("the store is damaged: {0}")]
     Corrupt(String),

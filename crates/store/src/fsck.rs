@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use countersign_ledger::verify::{VerifyOptions, verify_log};
-use countersign_ledger::{Checkpoint, Hash, Note, SigningKey, VerifierKey};
+use countersign_ledger::{Checkpoint, Hash, Note, VerifierKey};
 use sqlx::{Connection as _, SqliteConnection};
 
 use crate::db;
@@ -149,8 +149,8 @@ fn check_published(folder: &Path, keys: Option<&Keystore>) -> Result<Option<Chec
     let object = || format!("{FOLDER}/{CHECKPOINT}");
     let note = read_if_there(&path).map_err(|error| Problem::file(object(), error))?;
     let (Some(note), Some(keys)) = (note, keys) else { return Ok(None) };
-    let (point, key) = open_note(&note, keys).map_err(|reason| Problem::file(object(), reason))?;
-    let options = VerifyOptions { keys: vec![key], ..VerifyOptions::default() };
+    let (point, keys) = open_note(&note, keys).map_err(|reason| Problem::file(object(), reason))?;
+    let options = VerifyOptions { keys, ..VerifyOptions::default() };
     match verify_log(&PublishedLog::new(folder), &options, &mut |_| {}) {
         Ok(_) => Ok(Some(point)),
         Err(problem) => {
@@ -160,18 +160,17 @@ fn check_published(folder: &Path, keys: Option<&Keystore>) -> Result<Option<Chec
     }
 }
 
-/// Opens a checkpoint that our own key signed.
-fn open_note(note: &[u8], keys: &Keystore) -> Result<(Checkpoint, VerifierKey), String> {
+/// Opens a checkpoint that a key of our own signed.
+fn open_note(note: &[u8], keys: &Keystore) -> Result<(Checkpoint, Vec<VerifierKey>), String> {
     let text = |error: &dyn ToString| error.to_string();
     let parsed = Note::parse(note).map_err(|error| text(&error))?;
     let origin = Checkpoint::parse(parsed.text()).map_err(|error| text(&error))?.origin;
-    let key = keys.log_key(&origin).map_err(|error| text(&error))?;
-    let key = SigningKey::verifier_key(&key);
-    let point = Checkpoint::open(note, std::slice::from_ref(&key)).map_err(|error| text(&error))?;
+    let keys = keys.log_keys(&origin).map_err(|error| text(&error))?;
+    let point = Checkpoint::open(note, &keys).map_err(|error| text(&error))?;
     if parsed.to_bytes() != note {
         return Err("the note is not written as it was signed".to_owned());
     }
-    Ok((point, key))
+    Ok((point, keys))
 }
 
 impl Check<'_> {

@@ -2,7 +2,8 @@
 //!
 //! | file | key |
 //! |---|---|
-//! | `log.key` | Ed25519 seed that signs checkpoints |
+//! | `log.key` and others | the key that signs checkpoints, unless a process of its own has it: see [`SignerFolder`] |
+//! | `log.vkeys` | the public keys that ever signed the log |
 //! | `pseudonym.key`, `api-key.key`, `idempotency.key` | HMAC-SHA256 keys |
 //! | `tenant.kek` | wraps the keys below |
 //! | `periods/<yyyy-mm>-standard.kek` | key of a month and retention class |
@@ -20,21 +21,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign_ledger::SigningKey;
 use countersign_ledger::close::civil;
 use countersign_ledger::seal::{Key, WRAPPED_KEY_BYTES, unwrap_key, wrap_key};
+use countersign_ledger::{SigningKey, VerifierKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::StoreError;
 use crate::files::{Access, AtPath as _, make_folder, read_if_there, write_atomic, write_once};
+use crate::signer::{self, SignerFolder};
 
 /// Keys in one shard file.
 pub(crate) const SHARD_SLOTS: u32 = 256;
 
 /// The only retention class so far.
 const CLASS: &str = "standard";
+
+/// The key that is made last: its presence says that the keystore is complete.
+const LAST_MADE: &str = "tenant.kek";
 
 /// Names that the wrapping of keys is bound to.
 const PERIOD: &str = "countersign/period";
@@ -44,7 +49,6 @@ const SUBJECT: &str = "countersign/subject";
 #[expect(missing_debug_implementations, reason = "key material")]
 pub struct Keystore {
     folder: PathBuf,
-    log_seed: Zeroizing<[u8; 32]>,
     pseudonym: Key,
     api_key: Key,
     idempotency: Key,
@@ -111,15 +115,14 @@ impl Keystore {
     /// # Errors
     /// [`StoreError::Exists`] if the folder has one; [`StoreError::Io`], [`StoreError::Random`].
     pub fn create(folder: &Path) -> Result<Self, StoreError> {
-        let first = folder.join("log.key");
-        if first.exists() {
-            return Err(StoreError::Exists(first));
+        let last = folder.join(LAST_MADE);
+        if last.exists() {
+            return Err(StoreError::Exists(last));
         }
         for folder in [folder.to_owned(), folder.join("periods"), folder.join("subjects")] {
             make_folder(&folder)?;
         }
-        // `log.key` comes last: its presence says that the keystore is complete.
-        for name in ["pseudonym.key", "api-key.key", "idempotency.key", "tenant.kek", "log.key"] {
+        for name in ["pseudonym.key", "api-key.key", "idempotency.key", LAST_MADE] {
             let key = Zeroizing::new(random::<32>()?);
             let text = Zeroizing::new(format!("{}\n", STANDARD.encode(*key)));
             write_atomic(&folder.join(name), text.as_bytes(), Access::Private)?;
@@ -135,29 +138,70 @@ impl Keystore {
         let read = |name: &str| read_key(&folder.join(name)).map(|key| Key::new(*key));
         Ok(Self {
             folder: folder.to_owned(),
-            log_seed: read_key(&folder.join("log.key"))?,
             pseudonym: read("pseudonym.key")?,
             api_key: read("api-key.key")?,
             idempotency: read("idempotency.key")?,
-            tenant: read("tenant.kek")?,
+            tenant: read(LAST_MADE)?,
             periods: Mutex::default(),
             shards: Mutex::default(),
             making: Mutex::default(),
         })
     }
 
-    /// Returns the key that signs the checkpoints of `origin`.
-    ///
-    /// # Errors
-    /// [`StoreError::Invalid`] if `origin` cannot name a key.
-    pub fn log_key(&self, origin: &str) -> Result<SigningKey, StoreError> {
-        SigningKey::from_seed(origin, &self.log_seed)
-            .map_err(|error| StoreError::invalid(error.to_string()))
+    /// Makes the key that signs the log, unless it is there. Only if no process of its own signs.
+    pub(crate) fn make_log_key(folder: &Path) -> Result<(), StoreError> {
+        make_folder(folder)?;
+        if folder.join(signer::LOG_KEY).exists() {
+            return Ok(());
+        }
+        signer::make_log_key(folder)
     }
 
-    /// Returns the file in which the signer remembers what it signed.
+    /// Returns the key that signs the checkpoints of `origin`, if it is here.
+    ///
+    /// # Errors
+    /// [`StoreError::NoKey`] if a process of its own has it; [`StoreError::Invalid`] if `origin` cannot name
+    /// a key.
+    pub fn log_key(&self, origin: &str) -> Result<SigningKey, StoreError> {
+        SignerFolder::of_keystore(&self.folder, origin).signing_key()
+    }
+
+    /// Returns the public keys that ever signed the log of `origin`, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::NoKey`] if they are not known here yet; [`StoreError::Corrupt`], [`StoreError::Invalid`].
+    pub fn log_keys(&self, origin: &str) -> Result<Vec<VerifierKey>, StoreError> {
+        match signer::read_vkeys(&self.folder, origin)? {
+            Some(keys) if !keys.is_empty() => Ok(keys),
+            _ => Ok(vec![self.log_key(origin)?.verifier_key()]),
+        }
+    }
+
+    /// Keeps the public keys that the signer says; it must not have lost one that was known.
+    pub(crate) fn keep_log_keys(
+        &self,
+        origin: &str,
+        keys: &[VerifierKey],
+    ) -> Result<(), StoreError> {
+        let known = signer::read_vkeys(&self.folder, origin)?;
+        if known.as_deref() == Some(keys) {
+            return Ok(());
+        }
+        if let Some(lost) = known.iter().flatten().find(|known| !keys.contains(known)) {
+            let what = format!("it does not know `{lost}`, which signed this log");
+            return Err(StoreError::Signer(what));
+        }
+        signer::write_vkeys(&self.folder, keys)
+    }
+
+    /// Returns where the keys are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Returns the file in which the signer remembers what it signed, if it is here.
     pub(crate) fn signer_memory(&self) -> PathBuf {
-        self.folder.join("signer-state")
+        self.folder.join(signer::MEMORY)
     }
 
     /// Returns the pseudonym of a person.
@@ -338,7 +382,7 @@ impl Keystore {
 
 /// Overwrites a file that another one has replaced, so that its blocks do not keep the keys. A file
 /// system that writes elsewhere, or a disk that does, may keep them nevertheless.
-fn overwrite(mut old: File, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn overwrite(mut old: File, bytes: &[u8]) -> std::io::Result<()> {
     old.seek(SeekFrom::Start(0))?;
     old.write_all(bytes)?;
     old.sync_all()
@@ -348,7 +392,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, StoreError> {
+pub(crate) fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, StoreError> {
     let missing = || StoreError::NoKey(path.display().to_string());
     let text = Zeroizing::new(read_if_there(path)?.ok_or_else(missing)?);
     let decoded = Zeroizing::new(STANDARD.decode(text.trim_ascii_end()).map_err(|_| missing())?);

@@ -2,16 +2,19 @@
 //!
 //! Order: leaves durable, tiles and bundles written, signer's memory written, checkpoint signed and
 //! stored, `checkpoints/<size>` and last `checkpoint` published. Every step can be repeated after a crash.
+//! While the signer is away, nothing is published and calls go on.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use countersign_ledger::checkpoint::CheckpointError;
+use countersign_ledger::note::NoteError;
 use countersign_ledger::tile::{
     TileHashReader, TileReader, bundles_for_growth, encode_bundle, tile_bytes, tiles_for_growth,
 };
-use countersign_ledger::tree::{self, verify_consistency};
 use countersign_ledger::{
-    Checkpoint, Frontier, Hash, HashReader, SigningKey, TilePath, TreeSize, node_hash,
+    Checkpoint, Frontier, Hash, HashReader, TilePath, TreeSize, VerifierKey, node_hash, tree,
 };
 use countersign_model::{Draft, Kind};
 use tokio::sync::oneshot;
@@ -21,8 +24,9 @@ use crate::config::StoreConfig;
 use crate::db::{Column, Pool, int, unsigned};
 use crate::files::{Access, make_folder, read_if_there, write_atomic, write_staged};
 use crate::keystore::Keystore;
+use crate::rotation::Replacement;
 use crate::sequencer::Sequencer;
-use crate::signer::Signer;
+use crate::signer::{Signer, SignerStatus, ToSign};
 use crate::subject::blocking;
 use crate::writer::Message;
 use crate::{Store, StoreError};
@@ -38,6 +42,15 @@ const ORDERED_PER_PUBLISHED: u32 = 5;
 
 /// Most leaves whose tiles are made at once: a whole number of level 1 tiles.
 const GROWTH_LEAVES_MAX: u64 = 65_536;
+
+/// How long a store that opens waits for a signer that is away.
+const SIGNER_WAIT: Duration = Duration::from_secs(10);
+
+/// The pause between two attempts to reach it.
+const SIGNER_PAUSE: Duration = Duration::from_millis(200);
+
+/// The keys that ever signed the log, oldest first; the publisher learns of new ones.
+pub(crate) type LogKeys = Arc<RwLock<Vec<VerifierKey>>>;
 
 /// Reads tiles from the published folder.
 #[derive(Clone, Debug)]
@@ -79,13 +92,18 @@ impl HashReader for Growth {
 
 /// Where publication stands.
 pub(crate) struct Publisher {
-    folder: PathBuf,
-    tenant: String,
-    signer: Signer,
+    pub(crate) folder: PathBuf,
+    pub(crate) tenant: String,
+    origin: String,
+    pub(crate) signer: Signer,
+    keystore: Arc<Keystore>,
+    keys: LogKeys,
+    /// A replacement of the signing key that the log has no record of yet.
+    pub(crate) rotation: Option<Replacement>,
     /// Leaves whose tiles are complete on disk.
     tiled: u64,
     /// Leaves under the published checkpoint.
-    published: u64,
+    pub(crate) published: u64,
     /// Orders the log, if its writers do not.
     pub(crate) sequencer: Option<Sequencer>,
 }
@@ -100,15 +118,16 @@ impl Publisher {
         sequencer: Option<Sequencer>,
     ) -> Result<Self, StoreError> {
         let folder = folder.join(FOLDER);
-        let key = keys.log_key(&config.origin)?;
         let tenant = config.tenant.as_str().to_owned();
+        let origin = config.origin.clone();
+        let signer = Signer::new(keys.folder(), &origin, config.signer.as_ref());
+        let status = first_status(&signer).await?;
+        keys.keep_log_keys(&origin, &status.keys)?;
         let frontier = load_frontier(db, &tenant).await?;
         let size = frontier.size().0;
-        let published = read_published(&folder, &key)?;
-        let signer = Signer::open(keys.signer_memory(), key)?;
-        let signed = signer.size();
+        let published = read_published(&folder, &status.keys)?;
         for (what, there) in [
-            ("the signer's memory", signed),
+            ("the signer's memory", status.size),
             ("the published checkpoint", published.as_ref().map_or(0, |point| point.size.0)),
         ] {
             if there > size {
@@ -116,17 +135,28 @@ impl Publisher {
             }
         }
         let published_size = published.as_ref().map_or(0, |point| point.size.0);
-        let (tiled, sized) = (published_size, published_size);
-        let mut publisher = Self { folder, tenant, signer, tiled, published: sized, sequencer };
+        let mut publisher = Self {
+            folder,
+            tenant,
+            origin,
+            signer,
+            keystore: Arc::clone(keys),
+            keys: Arc::new(RwLock::new(status.keys)),
+            rotation: Replacement::of(status.rotation.as_ref(), None),
+            tiled: published_size,
+            published: published_size,
+            sequencer,
+        };
         if published_size == 0 {
             // Nothing is there that would be overwritten, and it may be much.
             publisher.write_tiles(db, size).await?;
         }
-        let Self { folder, tenant, signer, tiled, .. } = &publisher;
+        let Self { folder, tenant, tiled, .. } = &publisher;
         let growth = read_growth(db, folder, tenant, *tiled, size).await?;
         let roots = published.map(|point| ("the published checkpoint", point.size.0, point.root));
         let own = ("the published log", size, frontier.root());
-        for (what, size, root) in signer.claim().into_iter().chain(roots).chain([own]) {
+        let signed = ("the signer's memory", status.size, status.root);
+        for (what, size, root) in [signed, own].into_iter().chain(roots) {
             if tree::root(&growth, TreeSize(size)) != Ok(root) {
                 return Err(StoreError::Forked { what, size });
             }
@@ -135,11 +165,24 @@ impl Publisher {
     }
 }
 
+/// Waits for a signer that starts at the same time: without it, what was signed cannot be compared.
+async fn first_status(signer: &Signer) -> Result<SignerStatus, StoreError> {
+    let until = Instant::now() + SIGNER_WAIT;
+    loop {
+        match signer.status().await {
+            Err(StoreError::Signer(_)) if Instant::now() < until => {
+                tokio::time::sleep(SIGNER_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Reads the published checkpoint, if there is one.
-fn read_published(folder: &Path, key: &SigningKey) -> Result<Option<Checkpoint>, StoreError> {
+fn read_published(folder: &Path, keys: &[VerifierKey]) -> Result<Option<Checkpoint>, StoreError> {
     let path = folder.join(CHECKPOINT);
     let Some(note) = read_if_there(&path)? else { return Ok(None) };
-    Checkpoint::open(&note, &[key.verifier_key()])
+    Checkpoint::open(&note, keys)
         .map(Some)
         .map_err(|error| StoreError::corrupt(format!("{}: {error}", path.display())))
 }
@@ -241,11 +284,11 @@ impl Publisher {
     /// Signs the tree of `frontier`, which must be what its tiles say and extend what was signed.
     async fn sign(&mut self, frontier: &Frontier) -> Result<String, StoreError> {
         let (size, root) = (frontier.size(), frontier.root());
-        let _alone = self.signer.remember()?;
-        if self.signer.size() > size.0 {
+        let status = self.ask_signer().await?;
+        if status.size > size.0 {
             return Err(StoreError::unavailable("another process signed a later tree"));
         }
-        let old = TreeSize(self.signer.size());
+        let old = TreeSize(status.size);
         let tiles = PublishedTiles(self.folder.clone());
         let (found, proof) = blocking(move || {
             let reader = TileHashReader::new(tiles, size);
@@ -258,9 +301,45 @@ impl Publisher {
         if found != root {
             return Err(StoreError::Forked { what: "the published log", size: size.0 });
         }
-        let note = self.signer.sign(size, root, &proof)?;
-        String::from_utf8(note.to_bytes())
-            .map_err(|_| StoreError::corrupt("a signed note is not text"))
+        let note = self.signer.sign(ToSign { old: old.0, size, root, proof }).await?;
+        match Checkpoint::open(note.as_bytes(), &status.keys) {
+            Ok(signed) if signed.size == size && signed.root == root => Ok(note),
+            Ok(_) => Err(StoreError::Signer("it signed another tree".to_owned())),
+            Err(error) => Err(StoreError::Signer(format!("its signature: {error}"))),
+        }
+    }
+
+    /// Asks what was signed last, and takes over what the signer says about its keys.
+    async fn ask_signer(&mut self) -> Result<SignerStatus, StoreError> {
+        let status = self.signer.status().await?;
+        if *self.keys.read().unwrap_or_else(PoisonError::into_inner) != status.keys {
+            self.keystore.keep_log_keys(&self.origin, &status.keys)?;
+            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = status.keys.clone();
+        }
+        self.rotation = Replacement::of(status.rotation.as_ref(), self.rotation.take());
+        Ok(status)
+    }
+
+    /// Returns whether this process gets the log signed.
+    pub(crate) fn leads(&self) -> bool {
+        self.sequencer.as_ref().is_none_or(|sequencer| sequencer.durable().is_some())
+    }
+
+    /// Returns the keys that ever signed the log.
+    pub(crate) fn log_keys(&self) -> LogKeys {
+        Arc::clone(&self.keys)
+    }
+
+    /// Reads a checkpoint of this log. A key that another process took into use is asked for.
+    async fn open_checkpoint(&mut self, note: &str) -> Result<Checkpoint, String> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match Checkpoint::open(note.as_bytes(), &keys) {
+            Err(CheckpointError::Note(NoteError::NoKnownKey)) => {
+                let status = self.ask_signer().await.map_err(|error| error.to_string())?;
+                Checkpoint::open(note.as_bytes(), &status.keys).map_err(|error| error.to_string())
+            }
+            done => done.map_err(|error| error.to_string()),
+        }
     }
 
     /// Publishes here what the process that orders the log has signed.
@@ -274,8 +353,8 @@ impl Publisher {
         if size <= self.published {
             return Ok(self.published);
         }
-        let point = Checkpoint::open(note.as_bytes(), &[self.signer.verifier_key()])
-            .map_err(|error| StoreError::corrupt(format!("checkpoint {size}: {error}")))?;
+        let damaged = |reason: String| StoreError::corrupt(format!("checkpoint {size}: {reason}"));
+        let point = self.open_checkpoint(&note).await.map_err(damaged)?;
         self.write_tiles(db, size).await?;
         let tiles = PublishedTiles(self.folder.clone());
         let root = blocking(move || {
@@ -347,10 +426,7 @@ impl Store {
 
     /// Closes days, if this process orders the log.
     async fn close_ended_days(&self) -> Result<(), StoreError> {
-        let leads = match &self.inner.publishing.lock().await.sequencer {
-            Some(sequencer) => sequencer.durable().is_some(),
-            None => true,
-        };
+        let leads = self.inner.publishing.lock().await.leads();
         if leads { self.close_days().await.map(drop) } else { Ok(()) }
     }
 
@@ -363,7 +439,12 @@ impl Store {
         // In a task of its own: a caller that goes away must not let the next publication begin while
         // this one still writes its files.
         let store = self.clone();
-        let done = tokio::spawn(async move { store.publish().await }).await;
+        let done = tokio::spawn(async move {
+            let published = store.publish().await?;
+            store.record_rotation().await?;
+            Ok(published)
+        });
+        let done = done.await;
         if let Ok(Err(StoreError::Forked { .. } | StoreError::Behind { .. })) = &done {
             self.inner.forked.store(true, std::sync::atomic::Ordering::Relaxed);
         }
@@ -414,13 +495,20 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed")))
     }
 
-    /// Returns the verifier key of the log, as auditors are given it.
+    /// Returns the verifier key of the log, as auditors are given it: the newest one.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] if the origin cannot name a key.
+    /// [`StoreError::Invalid`] if there is none.
     pub fn vkey(&self) -> Result<String, StoreError> {
-        let key = self.inner.keys.log_key(&self.inner.config.origin)?;
-        Ok(key.verifier_key().to_string())
+        let keys = self.log_keys();
+        let key = keys.last().ok_or_else(|| StoreError::invalid("the log has no key"))?;
+        Ok(key.to_string())
+    }
+
+    /// Returns all verifier keys that the log ever had, oldest first.
+    #[must_use]
+    pub fn log_keys(&self) -> Vec<VerifierKey> {
+        self.inner.log_keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -431,14 +519,4 @@ pub(crate) async fn load_frontier(db: &Pool, tenant: &str) -> Result<Frontier, S
     let edge: Option<Vec<u8>> = row.map(|row| row.get(0)).transpose()?;
     edge.map_or_else(|| Ok(Frontier::new()), |edge| Frontier::from_bytes(&edge))
         .map_err(|error| StoreError::corrupt(format!("frontier: {error}")))
-}
-
-/// Checks that a proof leads from what was signed to what is to be signed.
-pub(crate) fn extends(
-    old: (u64, Hash),
-    new: (TreeSize, Hash),
-    proof: &[Hash],
-) -> Result<(), StoreError> {
-    verify_consistency(TreeSize(old.0), &old.1, new.0, &new.1, proof)
-        .map_err(|_| StoreError::Forked { what: "the signer's memory", size: old.0 })
 }

@@ -1,86 +1,115 @@
 //! Signs checkpoints and remembers the last one in a file of its own, so that it never signs a fork or a
 //! rollback, whatever the database says.
+//!
+//! The rules are those of a [`SignerFolder`]. A gateway has one itself, or asks a process that has one, of
+//! another user, over a Unix socket.
 
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+mod client;
+mod folder;
+mod server;
+mod wire;
 
-use countersign_ledger::{Checkpoint, Hash, Note, SigningKey, TreeSize, VerifierKey, empty_root};
+use std::path::PathBuf;
+
+use countersign_ledger::{Hash, TreeSize, VerifierKey};
+
+pub use folder::SignerFolder;
+pub(crate) use folder::{LOG_KEY, MEMORY, make_log_key, read_vkeys, write_vkeys};
+pub use server::serve_signer;
 
 use crate::StoreError;
-use crate::files::{Access, AtPath as _, open_lock, read_if_there, write_atomic};
-use crate::publish::extends;
+use crate::subject::blocking;
+use client::Socket;
 
-/// The signing key with its memory.
-pub(crate) struct Signer {
-    path: PathBuf,
-    key: SigningKey,
-    size: u64,
-    root: Hash,
+/// What a signer says about itself.
+#[derive(Clone, Debug)]
+pub struct SignerStatus {
+    /// How many leaves the last signed checkpoint has; 0 if nothing was signed.
+    pub size: u64,
+    /// The root that it has.
+    pub root: Hash,
+    /// All keys that ever signed the log, oldest first.
+    pub keys: Vec<VerifierKey>,
+    /// The replacement of the key that is going on.
+    pub rotation: Option<PendingRotation>,
+}
+
+/// A replacement of the signing key that is going on: both keys sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingRotation {
+    /// What both keys signed, as it stands in the `key` leaf.
+    pub statement: String,
+    /// How many leaves were signed when it began: the `key` leaf is not among them.
+    pub since: u64,
+    /// The `key` leaf, once the signer has seen that it is in a signed tree.
+    pub leaf: Option<u64>,
+}
+
+/// What is to be signed.
+#[derive(Clone, Debug)]
+pub(crate) struct ToSign {
+    /// The size that the proof starts from: that of the last signed checkpoint.
+    pub(crate) old: u64,
+    pub(crate) size: TreeSize,
+    pub(crate) root: Hash,
+    pub(crate) proof: Vec<Hash>,
+}
+
+/// Shows that the `key` leaf is in the last signed tree.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) index: u64,
+    pub(crate) leaf: Vec<u8>,
+    pub(crate) proof: Vec<Hash>,
+}
+
+/// Where a gateway gets its signatures.
+pub(crate) enum Signer {
+    /// In this process.
+    Here(SignerFolder),
+    /// From a process of its own.
+    There(Socket),
 }
 
 impl Signer {
-    /// Reads the memory; a signer without one has signed nothing.
-    pub(crate) fn open(path: PathBuf, key: SigningKey) -> Result<Self, StoreError> {
-        let (size, root) = read_memory(&path, &key)?;
-        Ok(Self { path, key, size, root })
-    }
-
-    /// Keeps other processes from signing meanwhile, and reads what the last one signed.
-    pub(crate) fn remember(&mut self) -> Result<File, StoreError> {
-        let path = self.path.with_extension("lock");
-        let lock = open_lock(&path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::unavailable("another process signs now"));
-            }
-            Err(TryLockError::Error(error)) => return Err(error).at(&path),
+    /// Uses the signer behind `socket`, or else the key in the keystore's folder.
+    pub(crate) fn new(keys: &std::path::Path, origin: &str, socket: Option<&PathBuf>) -> Self {
+        match socket {
+            None => Self::Here(SignerFolder::of_keystore(keys, origin)),
+            Some(path) => Self::There(Socket::new(path, origin)),
         }
-        (self.size, self.root) = read_memory(&self.path, &self.key)?;
-        Ok(lock)
     }
 
-    /// Returns the key that signatures are checked with.
-    pub(crate) fn verifier_key(&self) -> VerifierKey {
-        self.key.verifier_key()
+    /// Asks what was signed last, and for the log's public keys.
+    pub(crate) async fn status(&self) -> Result<SignerStatus, StoreError> {
+        match self {
+            Self::Here(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.status()).await
+            }
+            Self::There(socket) => socket.status().await,
+        }
     }
 
-    /// Returns how many leaves the last signed checkpoint has.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
+    /// Gets a tree signed that extends the last signed one; returns the signed checkpoint.
+    pub(crate) async fn sign(&self, what: ToSign) -> Result<String, StoreError> {
+        match self {
+            Self::Here(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.sign(&what)).await
+            }
+            Self::There(socket) => socket.sign(what).await,
+        }
     }
 
-    /// Returns what the database must agree with, if anything was signed.
-    pub(crate) fn claim(&self) -> Option<(&'static str, u64, Hash)> {
-        (self.size > 0).then_some(("the signer's memory", self.size, self.root))
+    /// Shows the signer that the `key` leaf is in the tree that it signed last.
+    pub(crate) async fn recorded(&self, what: Recorded) -> Result<(), StoreError> {
+        match self {
+            Self::Here(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.recorded(&what)).await
+            }
+            Self::There(socket) => socket.recorded(what).await,
+        }
     }
-
-    /// Signs a tree that extends the last signed one; the memory is durable before the signature is
-    /// handed out.
-    pub(crate) fn sign(
-        &mut self,
-        size: TreeSize,
-        root: Hash,
-        proof: &[Hash],
-    ) -> Result<Note, StoreError> {
-        extends((self.size, self.root), (size, root), proof)?;
-        let checkpoint = Checkpoint { origin: self.key.name().to_owned(), size, root };
-        write_atomic(&self.path, checkpoint.to_string().as_bytes(), Access::Private)?;
-        (self.size, self.root) = (size.0, root);
-        checkpoint.sign(&self.key).map_err(|error| StoreError::invalid(error.to_string()))
-    }
-}
-
-/// Reads size and root of the last signed tree; a signer without a memory has signed nothing.
-fn read_memory(path: &Path, key: &SigningKey) -> Result<(u64, Hash), StoreError> {
-    let Some(bytes) = read_if_there(path)? else { return Ok((0, empty_root())) };
-    let memory = str::from_utf8(&bytes)
-        .ok()
-        .and_then(|text| Checkpoint::parse(text).ok())
-        .filter(|memory| memory.origin == key.name());
-    let Some(memory) = memory else {
-        let what = format!("{}: it is not the memory of `{}`", path.display(), key.name());
-        return Err(StoreError::corrupt(what));
-    };
-    Ok((memory.size.0, memory.root))
 }

@@ -28,6 +28,7 @@ use crate::prepare::{Prepared, RESULT, Sealer, text_parts};
 use crate::registry::Registry;
 use crate::replay;
 use crate::settled::Settled;
+use crate::signer::SignerFolder;
 use crate::subject::{Subjects, TENANT_SUBJECT, ready_keys};
 use crate::writer::{Context, Message, Place, Writer};
 use crate::{publish, start, stream};
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) next_close_ms: AtomicU64,
     pub(crate) registry: Registry,
     pub(crate) publishing: tokio::sync::Mutex<publish::Publisher>,
+    /// The keys that ever signed the log, as the publisher knows them.
+    pub(crate) log_keys: publish::LogKeys,
     pub(crate) subjects: Arc<Subjects>,
     /// Held by whoever erases a person, or sets or lifts a hold.
     pub(crate) erasing: tokio::sync::Mutex<()>,
@@ -78,6 +81,15 @@ impl fmt::Debug for Store {
 
 fn keys_folder(folder: &Path, config: &StoreConfig) -> PathBuf {
     config.keys.clone().unwrap_or_else(|| folder.join("keys"))
+}
+
+/// Makes a keystore, with a signing key unless a process of its own signs.
+fn create_keys(folder: &Path, config: &StoreConfig) -> Result<Keystore, StoreError> {
+    if config.signer.is_none() {
+        Keystore::make_log_key(folder)?;
+        SignerFolder::of_keystore(folder, &config.origin).signing_key()?;
+    }
+    Keystore::create(folder)
 }
 
 /// A database that is open for a store.
@@ -149,15 +161,13 @@ impl Store {
         let (keys, tenant) = (keys_folder(folder, config), config.tenant.as_str());
         if let Database::Postgres(urls) = &config.database {
             // The second gateway finds the keys of the first.
-            let keys = match Keystore::create(&keys) {
-                Err(StoreError::Exists(_)) => Keystore::open(&keys)?,
-                made => made?,
-            };
-            keys.log_key(&config.origin)?;
+            create_keys(&keys, config).or_else(|error| match error {
+                StoreError::Exists(_) => Keystore::open(&keys),
+                error => Err(error),
+            })?;
             return Servers::parse(urls, tenant)?.migrate().await;
         }
-        let keys = Keystore::create(&keys)?;
-        keys.log_key(&config.origin)?;
+        let keys = create_keys(&keys, config)?;
         keys.make_shard(0)?;
         let mut conn = sqlite::open_writer(&path, config.commit_deadline, true).await?;
         sqlite::migrate(&mut conn).await?;
@@ -184,6 +194,7 @@ impl Store {
         let tenant = config.tenant.as_str();
         let sequencer = place.sequencer(tenant);
         let publisher = publish::Publisher::open(&read, folder, &config, &keys, sequencer).await?;
+        let log_keys = publisher.log_keys();
         let subjects = Arc::new(Subjects::load(&read, tenant, &keys, number).await?);
         subjects.get(TENANT_SUBJECT);
         let registry = Registry::load(&read, tenant).await?;
@@ -214,6 +225,7 @@ impl Store {
             forked: AtomicBool::new(false),
             next_close_ms: AtomicU64::new(0),
             publishing: tokio::sync::Mutex::new(publisher),
+            log_keys,
             subjects,
             erasing: tokio::sync::Mutex::default(),
             queue,

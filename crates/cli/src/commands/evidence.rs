@@ -17,7 +17,7 @@ use countersign_ledger::{SigningKey, TreeSize};
 use countersign_store::Keystore;
 use serde_json::json;
 
-use super::records::{open, whole_or_cut};
+use super::records::{log_keys, open, whole_or_cut};
 use super::verify::bar;
 use crate::config::Config;
 use crate::paths::Paths;
@@ -139,8 +139,7 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
 async fn build(args: PackageArgs, paths: &Paths) -> anyhow::Result<String> {
     let sample = SampleRequest { draw: args.draw, n: args.sample };
     let request = request(args.period, args.which, sample, paths).await?;
-    let key = signing_key(paths)?;
-    let keys = [key.verifier_key()];
+    let (key, keys) = (signing_key(paths)?, log_keys(paths)?);
     let folder = paths.log();
     let bar = bar("package");
     let mut progress = |done: u64, all: u64| {
@@ -152,7 +151,7 @@ async fn build(args: PackageArgs, paths: &Paths) -> anyhow::Result<String> {
             None => LogFolder::open(&folder),
             Some(size) => LogFolder::open_at(&folder, TreeSize(size)),
         }?;
-        package::build(&log, &keys, Some(&key), &request, &args.out, &mut progress)
+        package::build(&log, &keys, key.as_ref(), &request, &args.out, &mut progress)
     });
     bar.finish_and_clear();
     let manifest = built.map_err(explained)?;
@@ -220,7 +219,7 @@ pub(super) async fn request(
 
 /// Counts an installation's published log.
 pub(super) fn survey(request: &Request, paths: &Paths) -> anyhow::Result<Manifest> {
-    let keys = [signing_key(paths)?.verifier_key()];
+    let keys = log_keys(paths)?;
     let bar = bar("log");
     let mut progress = |done: u64, all: u64| {
         bar.set_length(all);
@@ -234,13 +233,18 @@ pub(super) fn survey(request: &Request, paths: &Paths) -> anyhow::Result<Manifes
     counted.map_err(explained)
 }
 
-/// Returns the key of an installation's own log.
-fn signing_key(paths: &Paths) -> anyhow::Result<SigningKey> {
-    let origin = Config::read(&paths.config)?.origin();
+/// Returns the key that signs an installation's own log, unless a process of its own has it: then
+/// manifests are not signed.
+fn signing_key(paths: &Paths) -> anyhow::Result<Option<SigningKey>> {
+    let config = Config::read(&paths.config)?;
+    if config.signer.socket.is_some() {
+        return Ok(None);
+    }
+    let origin = config.origin();
     let folder = paths.data.join("keys");
     let keys = Keystore::open(&folder)
         .with_context(|| format!("cannot read the log's key in {}", folder.display()))?;
-    Ok(keys.log_key(&origin)?)
+    Ok(Some(keys.log_key(&origin)?))
 }
 
 /// Adds what to do about an error.

@@ -39,6 +39,12 @@ pub(crate) struct Args {
     /// The folder with the keys that the gateways share; made by the first of them
     #[arg(long, value_name = "FOLDER", requires = "store")]
     keys: Option<PathBuf>,
+    /// Let `countersign signer` sign the log, which runs and answers on this socket
+    #[arg(long, value_name = "SOCKET")]
+    signer: Option<PathBuf>,
+    /// The log's origin, a URL without scheme that names it for ever [default: localhost/default]
+    #[arg(long)]
+    origin: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,16 +76,21 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the commented configuration, with the shared ledger if there is one.
+/// Returns the commented configuration, with what was asked for.
 fn configuration(args: &Args) -> String {
-    if args.store.is_empty() {
-        return TEMPLATE.to_owned();
-    }
-    let table = json!({ "url": args.store, "replica": args.replica });
-    let lines = table.as_object().into_iter().flatten();
     // JSON's strings and lists of strings are TOML's too.
-    let lines: Vec<String> = lines.map(|(key, value)| format!("{key} = {value}")).collect();
-    format!("{TEMPLATE}\n[store]\n{}\n", lines.join("\n"))
+    let mut text = match &args.origin {
+        Some(origin) => format!("origin = {}\n\n{TEMPLATE}", json!(origin)),
+        None => TEMPLATE.to_owned(),
+    };
+    if !args.store.is_empty() {
+        let (url, replica) = (json!(args.store), json!(args.replica));
+        text += &format!("\n[store]\nreplica = {replica}\nurl = {url}\n");
+    }
+    if let Some(socket) = &args.signer {
+        text += &format!("\n[signer]\nsocket = {}\n", json!(socket));
+    }
+    text
 }
 
 /// Lets the keystore's place lead to the folder that gateways share.

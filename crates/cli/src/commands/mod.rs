@@ -16,6 +16,7 @@ pub(crate) mod replay;
 pub(crate) mod sample;
 pub(crate) mod serve;
 pub(crate) mod show;
+pub(crate) mod signer;
 pub(crate) mod tokens;
 pub(crate) mod verify;
 pub(crate) mod why;

@@ -112,13 +112,13 @@ pub(super) async fn open(paths: &Paths) -> anyhow::Result<Reader> {
     })
 }
 
-/// Returns the public key of an installation's own log.
-pub(super) fn log_key(paths: &Paths) -> anyhow::Result<VerifierKey> {
+/// Returns the public keys of an installation's own log, oldest first.
+pub(super) fn log_keys(paths: &Paths) -> anyhow::Result<Vec<VerifierKey>> {
     let origin = Config::read(&paths.config)?.origin();
     let folder = paths.data.join("keys");
     let keys = Keystore::open(&folder)
         .with_context(|| format!("cannot read the log's key in {}", folder.display()))?;
-    Ok(keys.log_key(&origin)?.verifier_key())
+    Ok(keys.log_keys(&origin)?)
 }
 
 /// Takes a reader that has gone away, as `head` does, for one that has seen enough.

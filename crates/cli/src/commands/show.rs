@@ -11,7 +11,7 @@ use countersign_evidence::sentence::sentence;
 use countersign_evidence::{Opened, shown};
 use serde_json::{Value, json};
 
-use super::records::{log_key, open, whole_or_cut};
+use super::records::{log_keys, open, whole_or_cut};
 use crate::paths::Paths;
 
 /// Show one record whole.
@@ -37,11 +37,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let key = log_key(paths)?;
+    let keys = log_keys(paths)?;
     let reader = open(paths).await?;
-    let case = gather(&reader, find(&reader, &args.id).await?, &key).await?;
+    let case = gather(&reader, find(&reader, &args.id).await?, &keys).await?;
     if let Some(path) = &args.proof {
-        let file = RecordFile::of(&reader, &case, &key).await?;
+        let file = RecordFile::of(&reader, &case, &keys).await?;
         write_private(path, &file.to_text()?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -17,7 +17,7 @@ use countersign_store::{Database, fsck};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::records::{log_key, read, whole_or_cut};
+use super::records::{log_keys, read, whole_or_cut};
 use crate::config::Config;
 use crate::paths::Paths;
 use crate::run::store_config;
@@ -49,9 +49,12 @@ pub(crate) struct Args {
     /// Check one record with its proof, as `show --proof` writes it
     #[arg(long, value_name = "FILE", requires = "vkey", conflicts_with_all = ["log", "checkpoint"])]
     record: Option<PathBuf>,
-    /// The log's public key, or a file with it
+    /// The log's public key, or a file with it; may be given several times
+    ///
+    /// If the log's signing key was replaced, either key will do for a log or a package: the log has a record
+    /// of it that both keys signed. A record file needs the key that signed its proof.
     #[arg(long, value_name = "KEY|FILE")]
-    vkey: Option<String>,
+    vkey: Vec<String>,
     /// A checkpoint that was kept from earlier: the log must extend it
     #[arg(long, value_name = "FILE", visible_alias = "pinned")]
     checkpoint: Option<PathBuf>,
@@ -61,9 +64,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let keys = match &args.vkey {
-        Some(vkey) => read_keys(vkey)?,
-        None => vec![log_key(paths)?],
+    let keys = if args.vkey.is_empty() {
+        log_keys(paths)?
+    } else {
+        args.vkey.iter().map(|vkey| read_keys(vkey)).collect::<anyhow::Result<Vec<_>>>()?.concat()
     };
     let pinned = args.checkpoint.as_deref().map(|file| read_pinned(file, &keys)).transpose()?;
     let found = if let Some(file) = &args.record {

@@ -11,7 +11,7 @@ use countersign_evidence::why::Why;
 use countersign_evidence::{Record, shown};
 use countersign_store::Reader;
 
-use super::records::{log_key, open, whole_or_cut};
+use super::records::{log_keys, open, whole_or_cut};
 use crate::paths::Paths;
 
 /// Say why a call was allowed or refused, with the proof.
@@ -36,10 +36,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let key = log_key(paths)?;
+    let keys = log_keys(paths)?;
     let reader = open(paths).await?;
     let record = wanted(&reader, &args).await?;
-    let why = Why::of(&gather(&reader, record, &key).await?);
+    let why = Why::of(&gather(&reader, record, &keys).await?);
     reader.close().await;
     let mut out = io::stdout().lock();
     let printed = if args.json {

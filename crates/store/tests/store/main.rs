@@ -10,3 +10,5 @@ mod erase;
 mod fsck;
 #[cfg(test)]
 mod read;
+#[cfg(test)]
+mod signer;
