@@ -33,5 +33,8 @@ pub const SECTION_DISCLOSURES_MAX: usize = 1024;
 /// Smallest and largest integer of a leaf: those that a double holds exactly, ±(2^53 − 1).
 pub const INTEGER_MAX: u64 = (1 << 53) - 1;
 
+/// Most replacements of its signing key that one log has.
+pub const KEY_LEAVES_MAX: usize = 1024;
+
 /// Most streams `(tenant, replica, epoch)` that one check follows.
 pub const STREAMS_MAX: usize = 1 << 20;

@@ -118,6 +118,20 @@ mod tests {
     }
 
     #[test]
+    fn the_key_leaf_keeps_its_form() {
+        let statement = Rotation::sign(&key(1), &key(2)).unwrap().to_string();
+        let leaf = serde_json::json!({
+            "v": 1, "kind": KEY, "record_id": "01900000-0000-7000-8000-000000000001", "tenant": "acme",
+            "gw": {"replica": "g1", "epoch": 1, "seq": 1, "prev": crate::leaf::prev_hash(None)},
+            "time": {"ms": 1_763_700_000_000_u64, "n": 0}, "rotation": statement,
+        });
+        let bytes = crate::jcs::canonicalize(&leaf).unwrap();
+        insta::assert_snapshot!(str::from_utf8(&bytes).unwrap(), @"");
+        let leaf = crate::leaf::Leaf::parse(&bytes).unwrap();
+        assert!(Rotation::open(&leaf.rotation.unwrap()).is_ok());
+    }
+
+    #[test]
     fn anything_else_is_refused() {
         let note = Rotation::sign(&key(1), &key(2)).unwrap();
         let text = note.text().to_owned();

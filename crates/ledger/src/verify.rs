@@ -9,11 +9,14 @@
 //! reach past the checkpoint (published, not yet signed) are checked up to it and listed in the report.
 
 mod compare;
+mod keys;
 mod listing;
 mod pass;
 mod tally;
 
 use serde::Serialize;
+
+pub use keys::{Trust, TrustedKey};
 
 use crate::checkpoint::Checkpoint;
 use crate::hash::Hash;
@@ -62,7 +65,8 @@ pub enum EntryFormat {
 /// What to check a log against.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
-    /// The keys of the log; checkpoints must be signed by one that is named like their origin.
+    /// The keys of the log; checkpoints must be signed by one that is named like their origin, or by one
+    /// that `key` leaves tie to it, see [`Trust`].
     pub keys: Vec<VerifierKey>,
     /// A checkpoint kept from earlier, already verified, that the log must extend.
     pub pinned: Option<Checkpoint>,
@@ -104,6 +108,8 @@ pub struct Report {
     pub gaps: Vec<LeafIndex>,
     /// Daily closes; the totals of each are those of its records.
     pub closes: u64,
+    /// The keys whose signatures counted: those that were given, and those that `key` leaves tie to them.
+    pub keys: Vec<TrustedKey>,
     /// Files that reach past the checkpoint and are vouched for only up to it.
     pub unsigned: Vec<String>,
 }
@@ -151,6 +157,27 @@ pub fn verify_log<S: LogSource>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, Problem> {
     pass::Pass::begin(source, options)?.run(progress)
+}
+
+/// Returns `keys` and the ones that took their places, as `key` leaves of the log in `source` say: those
+/// that may sign for its newest checkpoint. Checks nothing else of the log.
+///
+/// # Errors
+/// [`Problem`] if the newest checkpoint cannot be read, none of the keys signed it, or a `key` leaf that was
+/// read is bad.
+pub fn current_keys<S: LogSource>(
+    source: &S,
+    keys: &[VerifierKey],
+) -> Result<Vec<VerifierKey>, Problem> {
+    let options = VerifyOptions { keys: keys.to_vec(), ..VerifyOptions::default() };
+    Ok(pass::Pass::begin(source, &options)?.current_keys())
+}
+
+fn read<S: LogSource>(source: &S, path: &str) -> Result<Vec<u8>, Problem> {
+    source
+        .read(path)
+        .map_err(|error| Problem::file(path, &error.to_string()))?
+        .ok_or_else(|| Problem::file(path, "the file is missing"))
 }
 
 #[cfg(test)]

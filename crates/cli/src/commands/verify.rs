@@ -11,7 +11,7 @@ use countersign_evidence::package::{self, Options, Status, Verdict};
 use countersign_evidence::proof::{RecordFile, Verified};
 use countersign_evidence::shown;
 use countersign_evidence::time::utc;
-use countersign_ledger::verify::{Problem, Progress, Report, VerifyOptions, verify_log};
+use countersign_ledger::verify::{Problem, Progress, Report, Trust, VerifyOptions, verify_log};
 use countersign_ledger::{Checkpoint, LeafIndex, VerifierKey};
 use countersign_store::{Database, fsck};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -296,6 +296,9 @@ fn print_log(report: &Report, out: &mut impl Write) -> fmt::Result {
     line(out, "size", format!("{} records", report.size))?;
     line(out, "root", report.root.to_base64())?;
     line(out, "checkpoints", report.checkpoints)?;
+    for key in report.keys.iter().filter(|key| key.trust != Trust::Given || report.keys.len() > 1) {
+        line(out, "  signed by", shown(&key.to_string()))?;
+    }
     if let (Some(first), Some(last)) = (report.first_ms, report.last_ms) {
         line(out, "first record", at(first))?;
         line(out, "last record", at(last))?;

@@ -8,7 +8,7 @@ use countersign_ledger::hash::sha256;
 use countersign_ledger::limits::NOTE_BYTES_MAX;
 use countersign_ledger::note::verify_note;
 use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
-use countersign_ledger::verify::{Problem, VerifyOptions, verify_log};
+use countersign_ledger::verify::{Problem, Trust, VerifyOptions, current_keys, verify_log};
 use countersign_ledger::{Checkpoint, TreeSize, VerifierKey};
 use serde::Serialize;
 
@@ -117,9 +117,13 @@ pub fn verify(
     }
     let Some((manifest, bytes)) = read_manifest(root, &mut verdict)? else { return Ok(verdict) };
     let disk = check_files(root, &manifest, &mut verdict)?;
-    check_signature(root, &manifest, &bytes, options, &mut verdict)?;
+    // A key that took the place of one that was given signs too; the check of the log says how.
+    let current = LogFolder::open(&root.join("log")).ok();
+    let current = current.and_then(|log| current_keys(&log, &options.keys).ok());
+    let keys = current.unwrap_or_else(|| options.keys.clone());
+    check_signature(root, &manifest, &bytes, &keys, &mut verdict)?;
     if check_log(root, options, &mut verdict, progress)? {
-        check_lists(root, &manifest, &bytes, &disk, options, &mut verdict, progress)?;
+        check_lists(root, &manifest, &bytes, &disk, &keys, &mut verdict, progress)?;
     } else {
         verdict
             .not_checked("records/, csv/, ipe/, proofs/", "the log in the package does not hold");
@@ -211,7 +215,7 @@ fn check_signature(
     root: &Path,
     manifest: &Manifest,
     bytes: &[u8],
-    options: &Options,
+    keys: &[VerifierKey],
     verdict: &mut Verdict,
 ) -> Result<(), PackageError> {
     const OBJECT: &str = "manifest.sig";
@@ -226,7 +230,7 @@ fn check_signature(
         return Ok(());
     }
     let note = fs::read(&path).map_err(PackageError::io(&path))?;
-    match verify_note(&note, &options.keys) {
+    match verify_note(&note, keys) {
         Err(error) => verdict.fail(OBJECT, error.to_string()),
         Ok(signed) => {
             let text = signed_text(&manifest.origin, &sha256(bytes).to_string());
@@ -269,6 +273,11 @@ fn check_log(
     };
     let root_hash = report.root.to_base64();
     verdict.pass("log", format!("{} records lead to the signed root {root_hash}", report.size));
+    let tied = report.keys.iter().filter(|key| key.trust != Trust::Given);
+    let tied: Vec<String> = tied.map(ToString::to_string).collect();
+    if !tied.is_empty() {
+        verdict.pass("keys", tied.join("; "));
+    }
     match &options.pinned {
         Some(pinned) => {
             let detail = format!("the log extends the one that was kept, size {}", pinned.size);
@@ -285,7 +294,7 @@ fn check_lists(
     manifest: &Manifest,
     bytes: &[u8],
     disk: &BTreeMap<String, FileEntry>,
-    options: &Options,
+    keys: &[VerifierKey],
     verdict: &mut Verdict,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), PackageError> {
@@ -293,7 +302,7 @@ fn check_lists(
     let mut against = Against::new(root);
     let mut out = Output::new(&mut against);
     let derived = manifest.request().and_then(|request| {
-        let log = opened(&folder, &options.keys)?;
+        let log = opened(&folder, keys)?;
         derive(&log, &request, &mut out, progress)
     });
     let (mut derived, files) = match derived {

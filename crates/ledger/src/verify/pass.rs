@@ -1,15 +1,17 @@
 //! The one pass over a log.
 
 use super::compare::{Bundle, tile_differs};
+use super::keys::{Ahead, Keys, unverified};
 use super::listing::Listing;
 use super::tally::Tally;
 use super::{
     CHECKPOINT_PATH, CHECKPOINTS_PREFIX, EntryFormat, LogSource, Problem, Progress, Report,
-    VerifyOptions,
+    VerifyOptions, read,
 };
 use crate::checkpoint::Checkpoint;
 use crate::hash::{Hash, leaf_hash};
 use crate::limits::TILE_WIDTH;
+use crate::note::VerifierKey;
 use crate::stream::StreamChecker;
 use crate::tile::{TileKind, TilePath, subtree_root, width_at};
 use crate::tree::{Frontier, LeafIndex};
@@ -19,6 +21,7 @@ pub(super) struct Pass<'a, S> {
     source: &'a S,
     options: &'a VerifyOptions,
     listing: Listing,
+    keys: Keys<'a>,
     checkpoint: Checkpoint,
     frontier: Frontier,
     /// The hashes of the tile that is being filled, per level.
@@ -40,7 +43,12 @@ impl<'a, S: LogSource> Pass<'a, S> {
     /// Opens the newest checkpoint and lists the files.
     pub(super) fn begin(source: &'a S, options: &'a VerifyOptions) -> Result<Self, Problem> {
         let listing = Listing::read(source)?;
-        let checkpoint = open_checkpoint(source, options, CHECKPOINT_PATH)?;
+        let newest = unverified(&read(source, CHECKPOINT_PATH)?)
+            .map_err(|error| Problem::file(CHECKPOINT_PATH, &error.to_string()))?;
+        let (size, origin, entries) = (newest.size, newest.origin.as_str(), options.entries);
+        let ahead = Ahead { listing: &listing, size, origin, entries };
+        let mut keys = Keys::new(&options.keys);
+        let checkpoint = keys.open(source, &ahead, CHECKPOINT_PATH)?;
         let newest = listing.checkpoints.last().copied().unwrap_or(0);
         let pinned = options.pinned.as_ref().map_or(0, |pinned| pinned.size.0);
         if checkpoint.size.0 < newest.max(pinned) {
@@ -54,6 +62,7 @@ impl<'a, S: LogSource> Pass<'a, S> {
             source,
             options,
             listing,
+            keys,
             checkpoint,
             frontier: Frontier::new(),
             filling: Vec::new(),
@@ -118,6 +127,7 @@ impl<'a, S: LogSource> Pass<'a, S> {
             EntryFormat::Opaque => Ok(()),
             EntryFormat::Records => {
                 let leaf = self.streams.check(entry).map_err(|error| error.to_string())?;
+                self.keys.meet(&leaf, index.0, &self.checkpoint.origin)?;
                 self.tally.add(leaf, index)
             }
         }
@@ -201,7 +211,10 @@ impl<'a, S: LogSource> Pass<'a, S> {
             return Ok(());
         }
         let path = format!("{CHECKPOINTS_PREFIX}{size}");
-        let stored = open_checkpoint(self.source, self.options, &path)?;
+        let Checkpoint { size: all, origin, .. } = &self.checkpoint;
+        let (listing, entries) = (&self.listing, self.options.entries);
+        let ahead = Ahead { listing, size: *all, origin, entries };
+        let stored = self.keys.open(self.source, &ahead, &path)?;
         if stored.size != size || stored.origin != self.checkpoint.origin {
             return Err(Problem::file(&path, "it is of another size or log than its path says"));
         }
@@ -225,6 +238,10 @@ impl<'a, S: LogSource> Pass<'a, S> {
     fn conclude(mut self) -> Result<Report, Problem> {
         let entries_hold = self.frontier.root() == self.checkpoint.root;
         match (entries_hold, self.conflict.take()) {
+            (true, None) if !self.keys.agree() => {
+                let reason = "its entries changed while they were read";
+                Err(Problem::file(super::TILES_PREFIX, reason))
+            }
             (true, None) => Ok(self.report()),
             (true, Some(conflict)) | (false, Some(conflict @ Conflict { leaf: None, .. })) => {
                 Err(conflict.problem)
@@ -255,28 +272,18 @@ impl<'a, S: LogSource> Pass<'a, S> {
             outcomes_without_decision: self.tally.outcomes_without_decision(),
             closes: self.tally.closes,
             gaps: self.tally.gaps,
+            keys: self.keys.report(),
             unsigned: self.listing.past(self.checkpoint.size),
             origin: self.checkpoint.origin,
         }
     }
 
+    /// Returns the keys that count for the newest checkpoint.
+    pub(super) fn current_keys(&self) -> Vec<VerifierKey> {
+        self.keys.counting_for(self.checkpoint.size)
+    }
+
     fn read(&self, path: &TilePath) -> Result<Vec<u8>, Problem> {
         read(self.source, &path.to_string())
     }
-}
-
-fn read<S: LogSource>(source: &S, path: &str) -> Result<Vec<u8>, Problem> {
-    source
-        .read(path)
-        .map_err(|error| Problem::file(path, &error.to_string()))?
-        .ok_or_else(|| Problem::file(path, "the file is missing"))
-}
-
-fn open_checkpoint<S: LogSource>(
-    source: &S,
-    options: &VerifyOptions,
-    path: &str,
-) -> Result<Checkpoint, Problem> {
-    let note = read(source, path)?;
-    Checkpoint::open(&note, &options.keys).map_err(|error| Problem::file(path, &error.to_string()))
 }

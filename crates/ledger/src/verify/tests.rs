@@ -10,6 +10,7 @@ use crate::hash::leaf_hash;
 use crate::jcs::canonicalize;
 use crate::leaf::prev_hash;
 use crate::note::SigningKey;
+use crate::rotation::Rotation;
 use crate::testing::{text, vectors};
 use crate::tile::{bundles_for_growth, encode_bundle, tile_bytes, tiles_for_growth};
 use crate::tree::MemoryTree;
@@ -141,8 +142,11 @@ fn the_published_log_has_its_report() {
     let options = VerifyOptions { keys, ..VerifyOptions::default() };
     let report = verify_log(&files, &options, &mut |_| {}).unwrap();
     let mut report = serde_json::to_value(report).unwrap();
-    // The vector has what every verifier counts; daily closes are counted by this one.
+    // The vector has what every verifier counts; daily closes and keys are told by this one.
     assert_eq!(report.as_object_mut().unwrap().remove("closes"), Some(0.into()));
+    let vkey = &vectors["vkey"];
+    let keys = report.as_object_mut().unwrap().remove("keys");
+    assert_eq!(keys, Some(json!([{"vkey": vkey, "trust": "given"}])));
     assert_eq!(report, vectors["report"]);
 }
 
@@ -429,4 +433,162 @@ proptest! {
         let report = check(&publish(&leaves(last), &sizes)).unwrap();
         prop_assert_eq!(report.checkpoints, u64::try_from(sizes.len()).unwrap());
     }
+}
+
+/// A log whose key was replaced twice.
+struct Rotated {
+    leaves: Vec<Vec<u8>>,
+    keys: [SigningKey; 3],
+}
+
+/// Where the replacements are recorded.
+const ROTATED_AT: [usize; 2] = [10, 300];
+
+impl Rotated {
+    fn new() -> Self {
+        let keys =
+            [4, 5, 6].map(|seed| SigningKey::from_seed(log_key().name(), &[seed; 32]).unwrap());
+        let mut this = Self { leaves: leaves(600), keys };
+        for (at, place) in ROTATED_AT.into_iter().enumerate() {
+            let statement = Rotation::sign(&this.keys[at], &this.keys[at + 1]).unwrap();
+            this.alter(place, |leaf| {
+                leaf["kind"] = json!("key");
+                leaf["rotation"] = json!(statement.to_string());
+            });
+        }
+        this
+    }
+
+    /// Changes a leaf, and the chain after it.
+    fn alter(&mut self, at: usize, change: impl Fn(&mut Value)) {
+        for place in at..self.leaves.len() {
+            let mut leaf: Value = serde_json::from_slice(&self.leaves[place]).unwrap();
+            if place == at {
+                for field in ["decision", "parent"] {
+                    leaf.as_object_mut().unwrap().remove(field);
+                }
+                change(&mut leaf);
+            }
+            let before = place.checked_sub(1).map(|before| self.leaves[before].as_slice());
+            leaf["gw"]["prev"] = json!(prev_hash(before));
+            self.leaves[place] = canonicalize(&leaf).unwrap();
+        }
+    }
+
+    /// Publishes with these keys at each size.
+    fn publish(&self, signed: &[(u64, &[usize])]) -> Files {
+        let sizes: Vec<u64> = signed.iter().map(|(size, _)| *size).collect();
+        let (mut files, tree) = (publish(&self.leaves, &sizes), tree_of(&self.leaves));
+        for (size, keys) in signed {
+            let point = checkpoint_of(&tree, TreeSize(*size));
+            let mut note = crate::note::Note::new(&point.to_string()).unwrap();
+            for key in *keys {
+                let made = point.sign(&self.keys[*key]).unwrap();
+                made.signatures().iter().for_each(|one| note.add(one.clone()));
+            }
+            files.0.insert(format!("{CHECKPOINTS_PREFIX}{size}"), note.to_bytes());
+            files.0.insert(CHECKPOINT_PATH.to_owned(), note.to_bytes());
+        }
+        files
+    }
+
+    fn whole(&self) -> Files {
+        self.publish(&[
+            (5, &[0]),
+            (9, &[0, 1]),
+            (11, &[0, 1]),
+            (200, &[1]),
+            (301, &[1, 2]),
+            (600, &[2]),
+        ])
+    }
+
+    fn check(&self, files: &Files, keys: &[usize]) -> Result<Report, Problem> {
+        let keys = keys.iter().map(|key| self.keys[*key].verifier_key()).collect();
+        verify_log(files, &VerifyOptions { keys, ..VerifyOptions::default() }, &mut |_| {})
+    }
+}
+
+#[test]
+fn a_log_whose_key_was_replaced_verifies_under_any_of_its_keys() {
+    let log = Rotated::new();
+    let files = log.whole();
+    for (keys, expected) in [
+        (&[0][..], "given -; successor 10; successor 300"),
+        (&[1], "given -; successor 300; predecessor 10"),
+        (&[2], "given -; predecessor 300; predecessor 10"),
+        (&[0, 1, 2], "given -; given -; given -"),
+        (&[0, 2], "given -; given -; successor 10"),
+    ] {
+        let report = log.check(&files, keys).unwrap_or_else(|bad| panic!("{keys:?}: {bad}"));
+        assert_eq!(report.checkpoints, 6, "{keys:?}");
+        let trusted: Vec<String> = report
+            .keys
+            .iter()
+            .map(|key| {
+                let leaf = key.leaf.map_or("-".to_owned(), |leaf| leaf.to_string());
+                let trust = serde_json::to_value(key.trust).unwrap();
+                format!("{} {leaf}", trust.as_str().unwrap())
+            })
+            .collect();
+        assert_eq!(trusted.join("; "), expected, "{keys:?}");
+    }
+    let stranger = SigningKey::from_seed(log_key().name(), &[7; 32]).unwrap().verifier_key();
+    let options = VerifyOptions { keys: vec![stranger], ..VerifyOptions::default() };
+    let problem = verify_log(&files, &options, &mut |_| {}).unwrap_err();
+    assert_eq!(problem.to_string(), "`checkpoint`: no signature of a known key");
+}
+
+#[test]
+fn a_key_that_was_replaced_signs_no_newer_checkpoint_for_whoever_has_the_new_one() {
+    let log = Rotated::new();
+    for (name, signed, bad) in [
+        // With the old key, whoever stole it can go on with the log after the replacement …
+        ("newest", &[(11, &[0, 1][..]), (600, &[0])][..], "checkpoint"),
+        // … or put in a checkpoint of it.
+        ("stored", &[(11, &[0, 1]), (200, &[0]), (301, &[1, 2]), (600, &[2])], "checkpoints/200"),
+        // The new key alone, before the log says that it takes over.
+        ("early", &[(9, &[1]), (301, &[1, 2]), (600, &[2])], "checkpoints/9"),
+    ] {
+        let keys = if name == "early" { &[0][..] } else { &[2] };
+        let problem = log.check(&log.publish(signed), keys).unwrap_err();
+        assert_eq!(problem.object, bad, "{name}: {problem}");
+        assert_eq!(problem.reason, "no signature of a known key", "{name}");
+    }
+}
+
+#[test]
+fn a_forged_key_leaf_is_named() {
+    let stranger = SigningKey::from_seed(log_key().name(), &[7; 32]).unwrap();
+    let elsewhere = |seed| SigningKey::from_seed("ledger.example/other", &[seed; 32]).unwrap();
+    let good = Rotation::sign(&log_key(), &stranger).unwrap();
+    let mut by_new = crate::note::Note::new(good.text()).unwrap();
+    by_new.add(good.signatures()[1].clone());
+    let mut by_old = crate::note::Note::new(good.text()).unwrap();
+    by_old.add(good.signatures()[0].clone());
+    let other = Rotation::sign(&elsewhere(1), &elsewhere(2)).unwrap();
+    for (name, statement) in [
+        ("the old key did not sign", by_new.to_string()),
+        ("the new key did not sign", by_old.to_string()),
+        ("of another log", other.to_string()),
+        ("no statement", "x".to_owned()),
+    ] {
+        let mut log = Rotated::new();
+        log.alter(20, |leaf| {
+            leaf["kind"] = json!("key");
+            leaf["rotation"] = json!(statement);
+        });
+        for keys in [&[0][..], &[2]] {
+            let problem = log.check(&log.whole(), keys).unwrap_err();
+            assert_eq!(problem.index, Some(20), "{name}: {problem}");
+            assert_eq!(problem.object, "tile/entries/000", "{name}: {problem}");
+        }
+    }
+    let mut log = Rotated::new();
+    log.alter(20, |leaf| leaf["kind"] = json!("key"));
+    let problem = log.check(&log.whole(), &[0]).unwrap_err();
+    assert_eq!(
+        (problem.index, problem.reason.as_str()),
+        (Some(20), "the key leaf has no statement")
+    );
 }

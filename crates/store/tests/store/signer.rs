@@ -3,9 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use countersign_ledger::{Checkpoint, Hash, MemoryTree, TreeSize, leaf_hash, tree};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_ledger::verify::{Problem, Report, VerifyOptions, verify_log};
+use countersign_ledger::{Checkpoint, Hash, MemoryTree, TreeSize, VerifierKey, leaf_hash, tree};
 use countersign_model::{Draft, Kind};
-use countersign_store::{SignerFolder, Store, StoreConfig, StoreError, serve_signer};
+use countersign_store::{
+    Keystore, PublishedLog, SignerFolder, Store, StoreConfig, StoreError, fsck, serve_signer,
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -279,4 +284,168 @@ async fn a_signer_with_another_key_is_refused() {
         "{refused:?}"
     );
     signer.end().await;
+}
+
+/// Verifies the published log with these keys alone.
+fn verify(world: &World, keys: &[VerifierKey]) -> Result<Report, Problem> {
+    let options = VerifyOptions { keys: keys.to_vec(), ..VerifyOptions::default() };
+    verify_log(&PublishedLog::new(&world.path()), &options, &mut |_| {})
+}
+
+async fn verify_with_each(world: &World, keys: &[VerifierKey]) {
+    for key in keys {
+        verify(world, std::slice::from_ref(key)).unwrap_or_else(|bad| panic!("{key}: {bad}"));
+    }
+    verify(world, keys).unwrap();
+    let checked = fsck::check(&world.path(), None, &mut |_, _| {}).await;
+    checked.unwrap_or_else(|bad| panic!("the database: {bad}"));
+}
+
+async fn append_and_publish(world: &World, store: &Store) {
+    store.append(Draft::new(world.id(), Kind::Check)).await.unwrap();
+    store.publish_now().await.unwrap();
+}
+
+async fn key_leaves(world: &World) -> u64 {
+    let report = verify(world, &known_keys(world)).unwrap();
+    let found = report.population.iter().find(|one| one.kind == "key");
+    found.map_or(0, |one| one.count)
+}
+
+/// The keys that a store's own keystore knows.
+fn known_keys(world: &World) -> Vec<VerifierKey> {
+    Keystore::open(&world.path().join("keys")).unwrap().log_keys(ORIGIN).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signing_key_is_replaced_and_auditors_with_either_key_go_on() {
+    let world = World::new();
+    let store = world.create().await;
+    append_and_publish(&world, &store).await;
+    let signer = SignerFolder::of_keystore(&world.path().join("keys"), ORIGIN);
+    let refused = signer.finish().unwrap_err().to_string();
+    assert!(refused.contains("not being replaced"), "{refused}");
+
+    let (old, new) = signer.rotate().unwrap();
+    assert_eq!(
+        signer.rotate().unwrap(),
+        (old.clone(), new.clone()),
+        "it goes on with what it began"
+    );
+    let refused = signer.finish().unwrap_err().to_string();
+    assert!(refused.contains("no signed record"), "{refused}");
+    append_and_publish(&world, &store).await;
+    assert!(signer.finish().is_err(), "the leaf is there, and not signed yet");
+    store.publish_now().await.unwrap();
+    let keys = [old.clone(), new.clone()];
+    assert_eq!(store.log_keys(), keys);
+    let (_, overlap) = store.published_checkpoint().await.unwrap().unwrap();
+    assert_eq!(overlap.signatures().len(), 2, "both sign");
+    verify_with_each(&world, &keys).await;
+
+    assert_eq!(signer.finish().unwrap(), new);
+    append_and_publish(&world, &store).await;
+    let (_, after) = store.published_checkpoint().await.unwrap().unwrap();
+    let ids: Vec<_> = after.signatures().iter().map(|one| one.id()).collect();
+    assert_eq!(ids, [new.id()], "the new key signs alone");
+    assert_eq!(signer.vkeys().unwrap(), keys, "the old public key stays known");
+    verify_with_each(&world, &keys).await;
+    assert_eq!(key_leaves(&world).await, 1);
+    store.shutdown().await.unwrap();
+
+    // A second replacement, begun while the gateway is stopped.
+    let (_, third) = signer.rotate().unwrap();
+    let store = world.open().await;
+    append_and_publish(&world, &store).await;
+    store.publish_now().await.unwrap();
+    assert_eq!(signer.finish().unwrap(), third);
+    append_and_publish(&world, &store).await;
+    store.shutdown().await.unwrap();
+    let keys = [old, new, third];
+    assert_eq!(signer.vkeys().unwrap(), keys);
+    verify_with_each(&world, &keys).await;
+    assert_eq!(key_leaves(&world).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_goes_on_after_a_crash_at_any_step() {
+    let world = World::new();
+    let store = world.create().await;
+    append_and_publish(&world, &store).await;
+    let folder = world.path().join("keys");
+    let signer = SignerFolder::of_keystore(&folder, ORIGIN);
+    let known = std::fs::read(folder.join("log.vkeys")).unwrap();
+    let (old, new) = signer.rotate().unwrap();
+    let keys = [old.clone(), new.clone()];
+
+    // The new key is made, and not in the list of public keys yet.
+    std::fs::write(folder.join("log.vkeys"), known).unwrap();
+    assert_eq!(signer.rotate().unwrap(), (old.clone(), new.clone()));
+    // The gateway stops after it has recorded the replacement, and before that is signed.
+    append_and_publish(&world, &store).await;
+    drop(store);
+    let store = reopened(&world).await;
+    store.publish_now().await.unwrap();
+    drop(store);
+    // It stops again before it has shown the leaf, if it has not yet.
+    let store = reopened(&world).await;
+    append_and_publish(&world, &store).await;
+    assert!(signer.status().unwrap().rotation.unwrap().leaf.is_some());
+
+    // The new key took the old one's place, and the last file is not removed yet.
+    let next = std::fs::read(folder.join("log-next.key")).unwrap();
+    signer.finish().unwrap();
+    std::fs::write(folder.join("log-next.key"), next).unwrap();
+    append_and_publish(&world, &store).await;
+    assert!(!folder.join("log-next.key").exists());
+    assert!(signer.status().unwrap().rotation.is_none());
+    assert_eq!(signer.vkeys().unwrap(), keys);
+    store.shutdown().await.unwrap();
+    verify_with_each(&world, &keys).await;
+    assert_eq!(key_leaves(&world).await, 1, "recorded once");
+}
+
+/// Opens a store whose last owner was dropped; its writer may still be at work.
+async fn reopened(world: &World) -> Store {
+    loop {
+        match Store::open(&world.path(), world.config()).await {
+            Err(StoreError::Locked(_)) => tokio::task::yield_now().await,
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_of_its_own_replaces_its_key_while_it_runs() {
+    let (world, place) = (World::new(), Place::new());
+    let running = place.start();
+    let config = place.config(&world);
+    Store::create(&world.path(), &config).await.unwrap();
+    let store = Store::open(&world.path(), config).await.unwrap();
+    append_and_publish(&world, &store).await;
+    let signer = SignerFolder::open(&place.keys()).unwrap();
+    let (old, new) = signer.rotate().unwrap();
+
+    // A leaf that is in no signed tree does not count, whoever shows it.
+    let statement = signer.status().unwrap().rotation.unwrap().statement;
+    let leaf = json!({
+        "v": 1, "kind": "key", "record_id": "r", "tenant": "acme", "rotation": statement,
+        "gw": {"replica": "g1", "epoch": 1, "seq": 1, "prev": ""}, "time": {"ms": 1, "n": 0},
+    });
+    let leaf = countersign_ledger::jcs::canonicalize(&leaf).unwrap();
+    let shown = json!({
+        "do": "recorded", "origin": ORIGIN, "index": 0, "leaf": STANDARD.encode(leaf), "proof": [],
+    });
+    assert_eq!(code(&running.ask(&shown).await), "invalid");
+    assert!(signer.finish().is_err());
+
+    append_and_publish(&world, &store).await;
+    store.publish_now().await.unwrap();
+    assert_eq!(signer.finish().unwrap(), new);
+    append_and_publish(&world, &store).await;
+    store.shutdown().await.unwrap();
+    running.end().await;
+    let keys = [old, new];
+    assert_eq!(known_keys(&world), keys);
+    verify_with_each(&world, &keys).await;
 }
