@@ -303,6 +303,7 @@ fn doctor_is_content_with_a_new_project_and_names_what_is_wrong() {
         "ledger",
         "checkpoint",
         "clock",
+        "signer",
         "policy",
         "upstream",
         "disk space",

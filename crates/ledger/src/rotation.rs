@@ -126,7 +126,7 @@ mod tests {
             "time": {"ms": 1_763_700_000_000_u64, "n": 0}, "rotation": statement,
         });
         let bytes = crate::jcs::canonicalize(&leaf).unwrap();
-        insta::assert_snapshot!(str::from_utf8(&bytes).unwrap(), @"");
+        insta::assert_snapshot!(str::from_utf8(&bytes).unwrap(), @r##"{"gw":{"epoch":1,"prev":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","replica":"g1","seq":1},"kind":"key","record_id":"01900000-0000-7000-8000-000000000001","rotation":"countersign-key-rotation/v1\nledger.example/acme\nledger.example/acme+ef1a1e39+AYqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c\nledger.example/acme+51073891+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU\n\n— ledger.example/acme 7xoeOXcD5UMibGAVWviM7creTBqfMcPAww5Rvc59/VGRHPRzx7cWyxcgbW7/4AnvXwiIAZEPle5P9hCjeBKu7RyclwQ=\n— ledger.example/acme UQc4kZo6JqmaXnUvvlQaWklZhjpD8LIt2tNVMdW4IzLuPuRUcz3Y8zaglZA2lyeye4gCUe4g9BDeDTouTexm/43t6Ac=\n","tenant":"acme","time":{"ms":1763700000000,"n":0},"v":1}"##);
         let leaf = crate::leaf::Leaf::parse(&bytes).unwrap();
         assert!(Rotation::open(&leaf.rotation.unwrap()).is_ok());
     }

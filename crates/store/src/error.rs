@@ -63,9 +63,12 @@ pub enum StoreError {
         /// The size that it signed last.
         size: u64,
     },
-    /// The signer, a process of its own, is away or refuses.
+    /// The signer, a process of its own, is away, or answers what it must not.
     #[error("the signer: {0}")]
     Signer(String),
+    /// The signer refuses.
+    #[error("the signer refuses: {0}")]
+    Refused(String),
     /// Stored data contradicts itself; `fsck` names the place.
     #[error("the store is damaged: {0}")]
     Corrupt(String),

@@ -9,7 +9,7 @@ mod folder;
 mod server;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use countersign_ledger::{Hash, TreeSize, VerifierKey};
 
@@ -32,6 +32,16 @@ pub struct SignerStatus {
     pub keys: Vec<VerifierKey>,
     /// The replacement of the key that is going on.
     pub rotation: Option<PendingRotation>,
+}
+
+impl SignerStatus {
+    /// Asks the signer of `origin` that answers on `socket`.
+    ///
+    /// # Errors
+    /// [`StoreError::Signer`] if it does not answer, or is for another log.
+    pub async fn ask(socket: &Path, origin: &str) -> Result<Self, StoreError> {
+        Socket::new(socket, origin).status().await
+    }
 }
 
 /// A replacement of the signing key that is going on: both keys sign.
@@ -73,7 +83,7 @@ pub(crate) enum Signer {
 
 impl Signer {
     /// Uses the signer behind `socket`, or else the key in the keystore's folder.
-    pub(crate) fn new(keys: &std::path::Path, origin: &str, socket: Option<&PathBuf>) -> Self {
+    pub(crate) fn new(keys: &Path, origin: &str, socket: Option<&PathBuf>) -> Self {
         match socket {
             None => Self::Here(SignerFolder::of_keystore(keys, origin)),
             Some(path) => Self::There(Socket::new(path, origin)),

@@ -96,6 +96,7 @@ async fn examine(paths: &Paths) -> Vec<Finding> {
     let mut findings = vec![found];
     findings.extend(checks::permissions(paths));
     findings.extend(checks::ledger(paths).await);
+    findings.push(checks::signer(&config).await);
     findings.push(checks::policy(paths));
     findings.extend(checks::upstreams(&config).await);
     findings.push(checks::disk_space(&paths.data).await);

@@ -197,7 +197,7 @@ impl Refused {
             (Code::Moved, Some(size)) => StoreError::Moved { size },
             (Code::Rollback, Some(there)) => StoreError::Behind { what: WHAT, there, here },
             (Code::Fork, Some(size)) => StoreError::Forked { what: WHAT, size },
-            _ => StoreError::Signer(format!("it refused: {}", self.reason)),
+            _ => StoreError::Refused(self.reason),
         }
     }
 }

@@ -10,7 +10,7 @@ use countersign_decision::Bundle;
 use countersign_gateway::upstream::{StdioCommand, Transport};
 use countersign_ledger::{Checkpoint, LeafIndex, Note};
 use countersign_model::ServerName;
-use countersign_store::{Clock as _, Reader, StoreError};
+use countersign_store::{Clock as _, Reader, SignerStatus, StoreError};
 use serde_json::Value;
 
 use super::{Finding, config_or_default};
@@ -145,6 +145,27 @@ async fn examine_ledger(reader: &Reader, paths: &Paths) -> Result<Vec<Finding>, 
         checkpoints(size, signed.as_ref(), published.as_ref()),
         clock(SystemClock.now_ms(), time),
     ])
+}
+
+/// Looks for the signer, if it is a process of its own.
+pub(super) async fn signer(config: &Config) -> Finding {
+    let check = "signer";
+    let Some(socket) = &config.signer.socket else {
+        let says =
+            "the gateway has the signing key: whoever takes over its account can sign anything";
+        return Finding::ok(check, says);
+    };
+    match SignerStatus::ask(socket, &config.origin()).await {
+        Ok(status) => {
+            let says = format!("a process of its own, which has signed {} records", status.size);
+            Finding::ok(check, says)
+        }
+        Err(error) => {
+            let remedy =
+                "start `countersign signer`; until then calls go on, and nothing is published";
+            Finding::error(check, error.to_string(), remedy)
+        }
+    }
 }
 
 fn checkpoints(size: u64, signed: Option<&Checkpoint>, published: Option<&Checkpoint>) -> Finding {
