@@ -49,7 +49,6 @@ pub(crate) fn start(
         return Err(anyhow::anyhow!("no `witness` line has a URL")).with_context(of);
     }
     let anchors = Anchors {
-        log: store.vkey()?.parse()?,
         store: store.clone(),
         policy,
         witnesses,
@@ -72,7 +71,6 @@ fn http() -> Http {
 
 /// The rounds of asking.
 struct Anchors {
-    log: VerifierKey,
     store: Store,
     policy: Policy,
     witnesses: Vec<Asked>,
@@ -123,8 +121,7 @@ impl Anchors {
             }
             self.witnesses.push(witness);
         }
-        let logs = std::slice::from_ref(&self.log);
-        Ok(self.policy.satisfied_with(&note.to_bytes(), logs).is_ok())
+        Ok(self.policy.satisfied_with(&note.to_bytes(), &self.store.log_keys()).is_ok())
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 mod harness {
+    #[expect(dead_code, reason = "some of it is for longer tests")]
     pub(crate) mod caller;
     pub(crate) mod project;
     #[expect(dead_code, reason = "some of it is for longer tests")]

@@ -8,8 +8,8 @@ use countersign_ledger::verify::{VerifyOptions, verify_log};
 use countersign_ledger::{LeafIndex, VerifierKey};
 use countersign_model::{Draft, Kind, NewAgent, OutcomeStatus};
 use countersign_store::{
-    CommitWarnings, Committed, Database, PublishedLog, Query, Reader, Store, StoreConfig,
-    StoreError,
+    CommitWarnings, Committed, Database, PublishedLog, Query, Reader, SignerFolder, Store,
+    StoreConfig, StoreError, fsck,
 };
 use countersign_testkit::Postgres;
 use serde_json::Value;
@@ -517,4 +517,41 @@ async fn await_that(mut done: impl FnMut() -> bool) {
 #[expect(clippy::disallowed_methods, reason = "longer runs are asked for from outside")]
 fn trials(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |n| n.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_shared_log_is_replaced() {
+    let site = Site::new();
+    let (leader, follower) = (site.gateway("g1").await, site.gateway("g2").await);
+    let publish = async || {
+        leader.append(note(&site, 1)).await.unwrap();
+        follower.append(note(&site, 2)).await.unwrap();
+        let size = leader.publish_now().await.unwrap();
+        assert_eq!(follower.publish_now().await.unwrap(), size);
+    };
+    publish().await;
+    let keys = site.world.folder.path().join("keys");
+    let signer = SignerFolder::of_keystore(&keys, &leader.config().origin);
+    let (old, new) = signer.rotate().unwrap();
+    publish().await;
+    publish().await;
+    assert_eq!(signer.finish().unwrap(), new);
+    publish().await;
+    assert_eq!(follower.log_keys(), [old.clone(), new.clone()], "it learns of the new key");
+
+    // Whoever leads next signs with the new key.
+    leader.shutdown().await.unwrap();
+    follower.append(note(&site, 3)).await.unwrap();
+    follower.publish_now().await.unwrap();
+    for (store, key) in [(&leader, &old), (&leader, &new), (&follower, &old), (&follower, &new)] {
+        let options = VerifyOptions { keys: vec![key.clone()], ..VerifyOptions::default() };
+        let report = verify_log(&PublishedLog::new(store.folder()), &options, &mut |_| {});
+        let report = report.unwrap_or_else(|bad| panic!("{key}: {bad}"));
+        let found = report.population.iter().find(|one| one.kind == "key");
+        assert_eq!(found.map(|one| one.count), Some(1), "recorded once");
+    }
+    follower.shutdown().await.unwrap();
+    let config = site.config("g2");
+    let checked = fsck::check_shared(&site.folder("g2"), &config, &mut |_, _| {}).await;
+    checked.unwrap_or_else(|bad| panic!("the database: {bad}"));
 }
