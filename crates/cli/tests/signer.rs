@@ -1,6 +1,5 @@
 //! The signer as a process of its own, and the replacement of its key, with the real program.
 #![cfg(test)]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 mod harness {
     #[expect(dead_code, reason = "some of it is for longer tests")]

@@ -161,10 +161,12 @@ impl Store {
         let (keys, tenant) = (keys_folder(folder, config), config.tenant.as_str());
         if let Database::Postgres(urls) = &config.database {
             // The second gateway finds the keys of the first.
-            create_keys(&keys, config).or_else(|error| match error {
-                StoreError::Exists(_) => Keystore::open(&keys),
-                error => Err(error),
-            })?;
+            if let Err(error) = create_keys(&keys, config)
+                && !matches!(error, StoreError::Exists(_))
+            {
+                return Err(error);
+            }
+            Keystore::open(&keys)?;
             return Servers::parse(urls, tenant)?.migrate().await;
         }
         let keys = create_keys(&keys, config)?;

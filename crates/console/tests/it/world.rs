@@ -137,7 +137,6 @@ impl World {
             store: store.clone(),
             reader: reader.clone(),
             log: data.join("log"),
-            log_key: log_key.clone(),
             control: token.clone(),
             tokens: Tokens::open(&data, &keys).unwrap(),
             operator,

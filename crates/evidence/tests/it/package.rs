@@ -13,7 +13,7 @@ use countersign_evidence::{Record, time};
 use countersign_ledger::hash::sha256;
 use countersign_ledger::{Checkpoint, LeafIndex, SigningKey, TreeSize};
 use countersign_model::{Draft, Kind};
-use countersign_store::Keystore;
+use countersign_store::{Keystore, SignerFolder};
 use serde_json::{Value, json};
 
 use crate::world::World;
@@ -500,4 +500,36 @@ async fn a_package_that_cannot_be_built_leaves_nothing() {
     assert_eq!(fs::read_dir(case.folder.path()).unwrap().count(), 1, "only the damaged log");
     fs::create_dir(&to).unwrap();
     assert!(matches!(attempt(&case.log(), &case.all()), PackageError::Exists(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_of_a_log_whose_key_was_replaced_verifies_with_either_key() {
+    let case = Case::new().await;
+    let keys = case.world.store.folder().join("keys");
+    let signer = SignerFolder::of_keystore(&keys, case.world.key().name());
+    let (old, new) = signer.rotate().unwrap();
+    for _ in 0..2 {
+        case.world.auth("rejected").await;
+        case.world.store.publish_now().await.unwrap();
+    }
+    signer.finish().unwrap();
+    case.world.auth("rejected").await;
+    case.world.store.publish_now().await.unwrap();
+
+    let (package, _) = case.build("rotated", &case.all());
+    let (old, new) = (old.to_string(), new.to_string());
+    for (given, other) in [(&old, &new), (&new, &old)] {
+        let keys = vec![given.parse().unwrap()];
+        let options = Options { keys, pinned: None };
+        let verdict = verify(&package, &options, &mut |_, _| {}).unwrap();
+        assert!(verdict.is_sound(), "{given}: {:#?}", verdict.first_bad());
+        let of = |object: &str| {
+            let check = verdict.checks.iter().find(|check| check.object == object);
+            check.map_or("", |check| check.detail.as_str())
+        };
+        assert!(of("manifest.sig").starts_with("the manifest is signed by"), "{given}");
+        // The package has the checkpoint before its period, from before the replacement.
+        let named = other.rsplit_once('+').unwrap().0;
+        assert!(of("keys").contains(named), "{given}: {}", of("keys"));
+    }
 }

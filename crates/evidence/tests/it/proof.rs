@@ -12,8 +12,8 @@ async fn file(world: &World) -> RecordFile {
     world.store.publish_now().await.unwrap();
     let reader = world.reader().await;
     let record = find(&reader, &id.to_string()).await.unwrap();
-    let case = gather(&reader, record, &world.key()).await.unwrap();
-    RecordFile::of(&reader, &case, &world.key()).await.unwrap()
+    let case = gather(&reader, record, &[world.key()]).await.unwrap();
+    RecordFile::of(&reader, &case, &[world.key()]).await.unwrap()
 }
 
 #[tokio::test]
@@ -71,11 +71,11 @@ async fn why_tells_who_what_and_by_which_rule() {
     let id = world.call(&facts, None).await;
     let reader = world.reader().await;
     let record = find(&reader, &id.to_string()).await.unwrap();
-    let case = gather(&reader, record.clone(), &world.key()).await.unwrap();
+    let case = gather(&reader, record.clone(), &[world.key()]).await.unwrap();
     let why = Why::of(&case);
     assert!(why.no_proof.is_some(), "nothing is published yet");
     world.store.publish_now().await.unwrap();
-    let why = Why::of(&gather(&reader, record, &world.key()).await.unwrap());
+    let why = Why::of(&gather(&reader, record, &[world.key()]).await.unwrap());
     assert_eq!(why.proof.as_ref().unwrap().vkey, world.store.vkey().unwrap());
     let bundle: String = world.bundle.hash().chars().take(12).collect();
     assert_eq!(

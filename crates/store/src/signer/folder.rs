@@ -67,6 +67,7 @@ struct Next {
     leaf: Option<u64>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "an argument of `map_err`")]
 fn unusable(error: impl ToString) -> StoreError {
     StoreError::invalid(error.to_string())
 }

@@ -178,12 +178,16 @@ impl Reply {
 
 impl From<&StoreError> for Refused {
     fn from(error: &StoreError) -> Self {
-        let (code, size) = match error {
-            StoreError::Moved { size } => (Code::Moved, Some(*size)),
-            StoreError::Behind { there, .. } => (Code::Rollback, Some(*there)),
-            StoreError::Forked { size, .. } => (Code::Fork, Some(*size)),
-            StoreError::Invalid { .. } => (Code::Invalid, None),
-            _ => (Code::Failed, None),
+        let (code, size) = if let StoreError::Moved { size } = error {
+            (Code::Moved, Some(*size))
+        } else if let StoreError::Behind { there, .. } = error {
+            (Code::Rollback, Some(*there))
+        } else if let StoreError::Forked { size, .. } = error {
+            (Code::Fork, Some(*size))
+        } else if matches!(error, StoreError::Invalid { .. }) {
+            (Code::Invalid, None)
+        } else {
+            (Code::Failed, None)
         };
         Self { code, reason: error.to_string(), size }
     }
