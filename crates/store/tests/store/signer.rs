@@ -306,7 +306,7 @@ async fn append_and_publish(world: &World, store: &Store) {
     store.publish_now().await.unwrap();
 }
 
-async fn key_leaves(world: &World) -> u64 {
+fn key_leaves(world: &World) -> u64 {
     let report = verify(world, &known_keys(world)).unwrap();
     let found = report.population.iter().find(|one| one.kind == "key");
     found.map_or(0, |one| one.count)
@@ -350,7 +350,7 @@ async fn the_signing_key_is_replaced_and_auditors_with_either_key_go_on() {
     assert_eq!(ids, [new.id()], "the new key signs alone");
     assert_eq!(signer.vkeys().unwrap(), keys, "the old public key stays known");
     verify_with_each(&world, &keys).await;
-    assert_eq!(key_leaves(&world).await, 1);
+    assert_eq!(key_leaves(&world), 1);
     store.shutdown().await.unwrap();
 
     // A second replacement, begun while the gateway is stopped.
@@ -364,7 +364,7 @@ async fn the_signing_key_is_replaced_and_auditors_with_either_key_go_on() {
     let keys = [old, new, third];
     assert_eq!(signer.vkeys().unwrap(), keys);
     verify_with_each(&world, &keys).await;
-    assert_eq!(key_leaves(&world).await, 2);
+    assert_eq!(key_leaves(&world), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,7 +402,7 @@ async fn a_replacement_goes_on_after_a_crash_at_any_step() {
     assert_eq!(signer.vkeys().unwrap(), keys);
     store.shutdown().await.unwrap();
     verify_with_each(&world, &keys).await;
-    assert_eq!(key_leaves(&world).await, 1, "recorded once");
+    assert_eq!(key_leaves(&world), 1, "recorded once");
 }
 
 /// Opens a store whose last owner was dropped; its writer may still be at work.
