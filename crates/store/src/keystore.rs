@@ -110,7 +110,7 @@ fn keyed_hash(key: &Key, parts: &[&[u8]]) -> Result<[u8; 32], StoreError> {
 }
 
 impl Keystore {
-    /// Makes a keystore with fresh keys.
+    /// Makes a keystore with fresh keys, but for the one that signs the log.
     ///
     /// # Errors
     /// [`StoreError::Exists`] if the folder has one; [`StoreError::Io`], [`StoreError::Random`].
@@ -464,6 +464,11 @@ mod tests {
         assert_eq!(keys.period(period).unwrap().expose(), again.period(period).unwrap().expose());
         assert_eq!(keys.pseudonym("a").unwrap(), again.pseudonym("a").unwrap());
         assert!(matches!(Keystore::create(&folder), Err(StoreError::Exists(_))));
+        assert!(matches!(keys.log_key("a.example"), Err(StoreError::NoKey(_))));
+        Keystore::make_log_key(&folder).unwrap();
+        let made = keys.log_key("a.example").unwrap().verifier_key();
+        Keystore::make_log_key(&folder).unwrap();
+        assert_eq!(again.log_keys("a.example").unwrap(), [made], "it is made once");
         #[cfg(unix)]
         for (name, mode) in [("", 0o700), ("log.key", 0o600), ("subjects/1.keks", 0o600)] {
             use std::os::unix::fs::PermissionsExt as _;
