@@ -1,215 +1,177 @@
-//! Asks witnesses to cosign the log's checkpoints (C2SP tlog-witness, the client's side).
+//! Has others vouch for the log's checkpoints: a list of anchors, each asked again and again.
 //!
-//! Nothing here holds up a call. A cosignature is stored only if the key in the operator's policy
-//! verifies it; a witness that answers otherwise is asked again at the next round.
+//! Nothing here holds up a call: every anchor runs beside the gateway, with deadlines of its own, and one
+//! that fails is tried again later and later, at most once in its interval. What came of each is in
+//! `anchors.json`, where `countersign doctor` reads it.
 
-use std::path::Path;
+mod git;
+mod http;
+mod objects;
+pub(crate) mod status;
+pub(crate) mod timestamp;
+mod witnesses;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use countersign_ledger::note::Signature;
-use countersign_ledger::policy::PolicyWitness;
-use countersign_ledger::witness::{AddCheckpoint, read_answer};
-use countersign_ledger::{Checkpoint, Note, Policy, TreeSize, VerifierKey};
-use countersign_store::Store;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use anyhow::{Context as _, ensure};
+use countersign_console::BoxFuture;
+use countersign_ledger::tree::verify_consistency;
+use countersign_ledger::{Checkpoint, Note};
+use countersign_store::{Reader, Store};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config;
+use crate::paths::Paths;
+use http::Http;
+use status::Board;
 
-/// How long a witness has to answer one request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Size limit of an answer, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// The first pause after a failure; it doubles with each further one, up to the anchor's interval.
+const BACKOFF: Duration = Duration::from_secs(5);
+/// The pause between two looks for a first checkpoint, or for one that is anchored too late.
+const LOOK: Duration = Duration::from_secs(1);
+/// The least `max_unanchored_age` that is taken if none is configured.
+const UNANCHORED_AGE: Duration = Duration::from_secs(600);
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+/// A way to have a checkpoint kept, or vouched for, outside of the operator's control.
+trait Anchor: Send {
+    /// The name of its kind.
+    fn name(&self) -> &'static str;
 
-/// Starts to ask the witnesses of the configured policy; `None` if there is none.
+    /// Anchors the published checkpoint; returns the size of the log that is anchored now. It has a
+    /// deadline of its own, and may be dropped at any time.
+    fn anchor<'a>(
+        &'a mut self,
+        checkpoint: &'a Checkpoint,
+        note: &'a Note,
+    ) -> BoxFuture<'a, anyhow::Result<u64>>;
+}
+
+/// Starts what `[anchors]` names; `None` if that is nothing.
 pub(crate) fn start(
     store: &Store,
+    reader: &Reader,
     config: &config::Anchors,
-    root: &Path,
+    paths: &Paths,
 ) -> anyhow::Result<Option<JoinHandle<()>>> {
-    let Some(path) = &config.policy else { return Ok(None) };
-    let path = root.join(path);
-    let of = || format!("anchors.policy, {}", path.display());
-    let text = std::fs::read_to_string(&path).with_context(of)?;
-    let policy = Policy::parse(&text).with_context(of)?;
-    let http = http();
-    let witnesses = policy.witnesses().iter().filter_map(|witness| Asked::new(witness, &http));
-    let witnesses = witnesses.collect::<anyhow::Result<Vec<_>>>().with_context(of)?;
-    if witnesses.is_empty() {
-        return Err(anyhow::anyhow!("no `witness` line has a URL")).with_context(of);
-    }
-    let anchors = Anchors {
-        store: store.clone(),
-        policy,
-        witnesses,
-        max_unanchored_age: config.max_unanchored_age.0,
+    let anchors = list(store, reader, config, paths)?;
+    let Some(shortest) = anchors.iter().map(|(_, interval)| *interval).min() else {
+        return Ok(None);
     };
-    Ok(Some(tokio::spawn(anchors.run(config.interval.0))))
-}
-
-fn http() -> Http {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(ANSWER_TIMEOUT));
-    let connector = HttpsConnectorBuilder::new()
-        .with_webpki_roots()
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
-    Client::builder(TokioExecutor::new()).build(connector)
-}
-
-/// The rounds of asking.
-struct Anchors {
-    store: Store,
-    policy: Policy,
-    witnesses: Vec<Asked>,
-    max_unanchored_age: Duration,
-}
-
-impl Anchors {
-    async fn run(mut self, interval: Duration) {
-        let mut rounds = tokio::time::interval(interval);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut anchored = Instant::now();
-        loop {
-            rounds.tick().await;
-            match self.round().await {
-                Ok(true) => anchored = Instant::now(),
-                Ok(false) => {}
-                Err(error) => tracing::warn!("the log cannot be anchored: {error:#}"),
-            }
-            if anchored.elapsed() > self.max_unanchored_age {
-                let seconds = anchored.elapsed().as_secs();
-                tracing::warn!(
-                    seconds,
-                    "the quorum of anchors.policy has cosigned nothing so long"
-                );
-            }
-        }
+    let board = Arc::new(Board::new(paths.anchors()));
+    let oldest = config.max_unanchored_age.map_or(UNANCHORED_AGE.max(2 * shortest), |age| age.0);
+    let mut running = JoinSet::new();
+    for (anchor, interval) in anchors {
+        running.spawn(run(anchor, interval, store.clone(), Arc::clone(&board)));
     }
-
-    /// Asks every witness about the published checkpoint; returns whether their quorum cosigned it.
-    async fn round(&mut self) -> anyhow::Result<bool> {
-        let Some((checkpoint, mut note)) = self.store.published_checkpoint().await? else {
-            return Ok(false);
-        };
-        let mut asking = JoinSet::new();
-        for mut witness in std::mem::take(&mut self.witnesses) {
-            let (store, checkpoint, note) = (self.store.clone(), checkpoint.clone(), note.clone());
-            asking.spawn(async move {
-                let answer = witness.ask(&store, &checkpoint, &note).await;
-                (witness, answer)
-            });
-        }
-        for (witness, answer) in asking.join_all().await {
-            match answer {
-                Ok(cosignature) => note.add(cosignature),
-                Err(error) => {
-                    tracing::warn!(witness = witness.name, "no cosignature: {error:#}");
-                }
-            }
-            self.witnesses.push(witness);
-        }
-        Ok(self.policy.satisfied_with(&note.to_bytes(), &self.store.log_keys()).is_ok())
-    }
+    running.spawn(watch(board, oldest));
+    Ok(Some(tokio::spawn(async move { while running.join_next().await.is_some() {} })))
 }
 
-/// A witness that is asked.
-struct Asked {
-    name: String,
-    key: VerifierKey,
-    url: Uri,
-    http: Http,
-    /// The size that it is thought to have cosigned last, and its cosignature of that.
-    last: (TreeSize, Option<Signature>),
+/// Makes the anchors that are configured, with the pause between two rounds of each.
+fn list(
+    store: &Store,
+    reader: &Reader,
+    config: &config::Anchors,
+    paths: &Paths,
+) -> anyhow::Result<Vec<(Box<dyn Anchor>, Duration)>> {
+    let mut anchors: Vec<(Box<dyn Anchor>, Duration)> = Vec::new();
+    let (http, root) = (Http::new(), &paths.root);
+    if let Some(policy) = &config.policy {
+        let witnesses = witnesses::Witnesses::new(store, &root.join(policy), &http)?;
+        anchors.push((Box::new(witnesses), config.interval.0));
+    }
+    if let Some(timestamp) = &config.timestamp {
+        let authority = timestamp::Authority::new(store, timestamp, root, &http)?;
+        anchors.push((Box::new(authority), timestamp.interval.0));
+    }
+    if let Some(git) = &config.git {
+        let remote = git::Remote::new(store, reader, git, paths.anchor_repository())?;
+        anchors.push((Box::new(remote), git.interval.0));
+    }
+    if let Some(objects) = &config.object_store {
+        let copy = objects::Copy::new(store, objects, paths.log())?;
+        anchors.push((Box::new(copy), objects.interval.0));
+    }
+    Ok(anchors)
 }
 
-impl Asked {
-    /// Reads a line of the policy; `None` if it has no URL.
-    fn new(witness: &PolicyWitness, http: &Http) -> Option<anyhow::Result<Self>> {
-        let prefix = witness.url.as_deref()?;
-        let url = format!("{}/add-checkpoint", prefix.trim_end_matches('/')).parse::<Uri>();
-        let url = url.ok().filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
-        let asked = url.map(|url| Self {
-            name: witness.name.clone(),
-            key: witness.key.clone(),
-            url,
-            http: http.clone(),
-            last: (TreeSize(0), None),
-        });
-        Some(asked.with_context(|| format!("`{prefix}` is no http or https URL")))
-    }
-
-    /// Gets the cosignature of a checkpoint, verified and stored.
-    async fn ask(
-        &mut self,
-        store: &Store,
-        checkpoint: &Checkpoint,
-        note: &Note,
-    ) -> anyhow::Result<Signature> {
-        if let (size, Some(cosignature)) = &self.last
-            && *size == checkpoint.size
-        {
-            return Ok(cosignature.clone());
-        }
-        let (mut status, mut answer) = self.submit(store, checkpoint, note).await?;
-        if status == StatusCode::CONFLICT {
-            // The witness says what it cosigned last; that it names the size twice ends the matter.
-            self.last = (cosigned_size(&answer, checkpoint.size)?, None);
-            (status, answer) = self.submit(store, checkpoint, note).await?;
-        }
-        if status != StatusCode::OK {
-            let said = String::from_utf8_lossy(&answer);
-            let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
-            bail!("it answered {status}: {said}");
-        }
-        let cosignature = read_answer(&answer, note.text(), &self.key)
-            .context("its answer does not verify by its key in the policy")?;
-        store.put_cosignature(checkpoint.size, &cosignature).await?;
-        self.last = (checkpoint.size, Some(cosignature.clone()));
-        Ok(cosignature)
-    }
-
-    async fn submit(
-        &self,
-        store: &Store,
-        checkpoint: &Checkpoint,
-        note: &Note,
-    ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let old = self.last.0;
-        let proof = store.consistency_proof(old, checkpoint.size).await?;
-        let body = AddCheckpoint { old, proof, checkpoint: note.clone() }.to_string();
-        let request = Request::post(&self.url).body(Full::from(body))?;
-        let exchange = async {
-            let response = self.http.request(request).await.context("it cannot be reached")?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok((status, body.map_err(|error| anyhow::anyhow!(error))?.to_bytes()))
-        };
-        let exchanged = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await;
-        exchanged.unwrap_or_else(|_| bail!("it did not answer within {ANSWER_TIMEOUT:?}"))
-    }
-}
-
-/// Reads the size in a 409 answer.
-fn cosigned_size(answer: &[u8], ours: TreeSize) -> anyhow::Result<TreeSize> {
-    let size = str::from_utf8(answer).ok().and_then(|text| text.trim_end().parse().ok());
-    let size = TreeSize(size.context("it answered 409 Conflict without a size")?);
+/// Checks that the log of now extends a checkpoint of it that is kept elsewhere.
+async fn extends(
+    store: &Store,
+    place: &'static str,
+    kept: &Checkpoint,
+    now: &Checkpoint,
+) -> anyhow::Result<()> {
     ensure!(
-        size <= ours,
-        "it has cosigned {size} records of this log, which has only {ours}: \
-         the log was rolled back, or another one runs under its key"
+        kept.size <= now.size,
+        "{place} is ahead, with {} records of this log, which has only {}: \
+         the log was rolled back, or another one runs under its key",
+        kept.size,
+        now.size,
     );
-    Ok(size)
+    let proof = store.consistency_proof(kept.size, now.size).await?;
+    verify_consistency(kept.size, &kept.root, now.size, &now.root, &proof)
+        .with_context(|| format!("{place} has a checkpoint of another history of this log"))
+}
+
+/// Anchors what is published, again and again.
+async fn run(mut anchor: Box<dyn Anchor>, interval: Duration, store: Store, board: Arc<Board>) {
+    let (name, mut failures) = (anchor.name(), 0_u32);
+    loop {
+        let pause = match round(anchor.as_mut(), &store).await {
+            Ok(Some(size)) => {
+                board.anchored(name, size);
+                failures = 0;
+                interval
+            }
+            Ok(None) => LOOK.min(interval),
+            Err(error) => {
+                board.failed(name, &format!("{error:#}"));
+                failures = failures.saturating_add(1);
+                backoff(failures).min(interval)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Anchors the published checkpoint; returns the anchored size, or `None` before the first checkpoint.
+async fn round(anchor: &mut dyn Anchor, store: &Store) -> anyhow::Result<Option<u64>> {
+    match store.published_checkpoint().await? {
+        Some((checkpoint, note)) => anchor.anchor(&checkpoint, &note).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    BACKOFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)))
+}
+
+/// Says when nothing has been anchored for too long, and when that is over.
+async fn watch(board: Arc<Board>, oldest: Duration) {
+    let mut late = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let age = board.age();
+        if (age > oldest) != late {
+            late = !late;
+            if late {
+                tracing::warn!(seconds = age.as_secs(), "no anchor has taken a checkpoint so long");
+            } else {
+                tracing::warn!("checkpoints are anchored again");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_after_failures_grow() {
+        assert_eq!([1, 2, 3, 10].map(|n| backoff(n).as_secs()), [5, 10, 20, 2_560]);
+        assert!(backoff(u32::MAX) > Duration::from_secs(1 << 32));
+    }
 }

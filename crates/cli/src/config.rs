@@ -140,17 +140,85 @@ impl Default for ControlPlane {
 pub(crate) struct Anchors {
     /// A C2SP tlog-policy file with the witnesses to ask; none are asked if absent.
     pub(crate) policy: Option<PathBuf>,
-    /// The pause between two rounds of asking.
+    /// The pause between two rounds of asking witnesses.
     pub(crate) interval: Pause,
-    /// The time without the policy's quorum after which the log file says so.
-    pub(crate) max_unanchored_age: Pause,
+    /// The time in which no anchor took a checkpoint after which the log file says so.
+    pub(crate) max_unanchored_age: Option<Pause>,
+    /// The authority that stamps checkpoints with the time.
+    pub(crate) timestamp: Option<Timestamp>,
+    /// The Git remote that checkpoints are pushed to.
+    pub(crate) git: Option<Git>,
+    /// The object store that the log is copied to.
+    pub(crate) object_store: Option<Objects>,
 }
 
 impl Default for Anchors {
     fn default() -> Self {
-        let (interval, age) = (Duration::from_secs(60), Duration::from_secs(600));
-        Self { policy: None, interval: Pause(interval), max_unanchored_age: Pause(age) }
+        Self {
+            policy: None,
+            interval: each_minute(),
+            max_unanchored_age: None,
+            timestamp: None,
+            git: None,
+            object_store: None,
+        }
     }
+}
+
+/// `[anchors.timestamp]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Timestamp {
+    /// Where the RFC 3161 authority answers.
+    pub(crate) url: String,
+    /// A PEM file with the roots that its certificate leads to.
+    pub(crate) roots: PathBuf,
+    /// The pause between two timestamps.
+    #[serde(default = "hourly")]
+    pub(crate) interval: Pause,
+}
+
+/// `[anchors.git]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Git {
+    /// The repository, as `git push` takes it.
+    pub(crate) remote: String,
+    /// The branch, which is made if it is not there.
+    #[serde(default = "main_branch")]
+    pub(crate) branch: String,
+    /// The pause between two commits.
+    #[serde(default = "daily")]
+    pub(crate) interval: Pause,
+}
+
+/// `[anchors.object_store]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Objects {
+    /// `s3://bucket/prefix`, or `file:///folder`.
+    pub(crate) url: String,
+    /// Where an S3-compatible store answers that is not of AWS.
+    pub(crate) endpoint: Option<String>,
+    /// The pause between two copies.
+    #[serde(default = "each_minute")]
+    pub(crate) interval: Pause,
+}
+
+fn each_minute() -> Pause {
+    Pause(Duration::from_secs(60))
+}
+
+fn hourly() -> Pause {
+    Pause(Duration::from_secs(3_600))
+}
+
+fn daily() -> Pause {
+    Pause(Duration::from_secs(86_400))
+}
+
+fn main_branch() -> String {
+    "main".into()
 }
 
 /// A time span of at least a second, written as `90s`, `10m` or `2h`.
@@ -320,6 +388,9 @@ mod tests {
             ("[data_plane]\n", "data_plane"),
             ("[control_plane]\n", "control_plane"),
             ("[anchors]\n", "anchors"),
+            ("[anchors.timestamp]\n", "anchors.timestamp"),
+            ("[anchors.git]\n", "anchors.git"),
+            ("[anchors.object_store]\n", "anchors.object_store"),
             ("[upstreams.x]\n", "upstreams"),
             ("[signer]\n", "signer"),
         ] {

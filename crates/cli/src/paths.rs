@@ -41,6 +41,16 @@ impl Paths {
         self.data.join("serve.json")
     }
 
+    /// How the anchors of the gateway fare.
+    pub(crate) fn anchors(&self) -> PathBuf {
+        self.data.join("anchors.json")
+    }
+
+    /// The repository in which commits for a Git remote are made.
+    pub(crate) fn anchor_repository(&self) -> PathBuf {
+        self.data.join("anchors.git")
+    }
+
     /// The credential of the control plane.
     pub(crate) fn token(&self) -> PathBuf {
         self.data.join("control.token")

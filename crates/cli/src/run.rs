@@ -57,15 +57,15 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
     let gateway =
         Gateway::new(config.gateway(paths)?, store.clone(), Arc::new(SystemClock), ids())?;
     gateway.keep_bundle("countersign").await.context("cannot record the policy bundle")?;
-    let anchors = anchors::start(&store, &config.anchors, &paths.root)?;
+    let reader =
+        Reader::of(&paths.data, &store_config(config)).await.context("cannot read the ledger")?;
+    let anchors = anchors::start(&store, &reader, &config.anchors, paths)?;
 
     let data_listener = listen(&config.data_plane.listen).await?;
     let control_listener = listen(&config.control_plane.listen).await?;
     let (data_plane, control_plane) = (data_listener.local_addr()?, control_listener.local_addr()?);
 
     let (stop, stopped) = watch::channel(false);
-    let reader =
-        Reader::of(&paths.data, &store_config(config)).await.context("cannot read the ledger")?;
     let console = countersign_console::router(Setup {
         store: store.clone(),
         reader: reader.clone(),

@@ -8,6 +8,7 @@
 //! | [`proof`] | one record as a file that is checked offline |
 //! | [`replay`] | whether a past decision is made again by the same, or another, bundle |
 //! | [`package`] | all records of a period, as a folder that is checked offline |
+//! | [`timestamp`] | when a checkpoint existed, by an authority of somebody else |
 //! | [`folder`] | a published log, for the check of crate `ledger` |
 //! | [`csv`] | rows that no spreadsheet executes |
 //!
@@ -29,6 +30,7 @@ pub mod replay;
 pub mod sentence;
 mod text;
 pub mod time;
+pub mod timestamp;
 pub mod why;
 
 pub use error::EvidenceError;

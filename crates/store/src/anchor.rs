@@ -1,4 +1,4 @@
-//! What others add to a checkpoint after it was signed: cosignatures of witnesses.
+//! What others add to a checkpoint after it was signed: cosignatures of witnesses, timestamps.
 
 use countersign_ledger::note::Signature;
 use countersign_ledger::tile::TileHashReader;
@@ -6,7 +6,7 @@ use countersign_ledger::{Checkpoint, Hash, Note, TreeSize, tree};
 use tokio::sync::oneshot;
 
 use crate::db::{Column, Conn, int, row_sum, with_sum};
-use crate::files::read_if_there;
+use crate::files::{Access, make_folder, read_if_there, write_staged};
 use crate::publish::{CHECKPOINT, FOLDER, PublishedTiles};
 use crate::subject::blocking;
 use crate::writer::Message;
@@ -101,6 +101,21 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Anchor { anchor, reply }).await?;
         answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed")))
+    }
+
+    /// Puts a token of a timestamp authority beside the published checkpoint that it stamps, at `path` in
+    /// the published log; the caller has verified it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub async fn put_timestamp(&self, path: &str, token: Vec<u8>) -> Result<(), StoreError> {
+        let folder = self.inner.folder.join(FOLDER);
+        let path = folder.join(path);
+        blocking(move || {
+            path.parent().map_or(Ok(()), make_folder)?;
+            write_staged(&path, &folder.join(".timestamp.new"), &token, Access::Shared)
+        })
+        .await
     }
 }
 

@@ -6,11 +6,13 @@
 //! ([`serve_stdio`]), legacy revisions (`initialize`, sessions, requests from server to client)
 //! and the modern one (self-describing requests, `input_required`), or one of them only.
 //! [`FakeUpstream`] is the same server with a [`Behaviour`] that a test can change, and a log of
-//! everything it executed. [`Postgres`] is a real cluster that ends with the test. The binary `mcp-fixture` runs the fixture outside a test.
+//! everything it executed. [`Postgres`] is a real cluster that ends with the test,
+//! [`TimestampAuthority`] a real RFC 3161 authority. The binary `mcp-fixture` runs the fixture outside a test.
 //!
 //! Out of scope: being a good MCP server. Nothing here is meant for anything but tests.
 #![warn(missing_docs)]
 
+mod authority;
 mod call_log;
 mod era;
 mod fake;
@@ -23,6 +25,7 @@ mod session;
 mod stdio;
 mod sync;
 
+pub use authority::TimestampAuthority;
 pub use call_log::{CallLog, CallRecord};
 pub use era::EraMode;
 

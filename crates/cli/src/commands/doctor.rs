@@ -97,6 +97,7 @@ async fn examine(paths: &Paths) -> Vec<Finding> {
     findings.extend(checks::permissions(paths));
     findings.extend(checks::ledger(paths).await);
     findings.push(checks::signer(&config).await);
+    findings.extend(checks::anchors(paths));
     findings.push(checks::policy(paths));
     findings.extend(checks::upstreams(&config).await);
     findings.push(checks::disk_space(&paths.data).await);

@@ -11,6 +11,7 @@ use countersign_evidence::package::{self, Options, Status, Verdict};
 use countersign_evidence::proof::{RecordFile, Verified};
 use countersign_evidence::shown;
 use countersign_evidence::time::utc;
+use countersign_evidence::timestamp::{self, Roots, Stamped};
 use countersign_ledger::verify::{Problem, Progress, Report, Trust, VerifyOptions, verify_log};
 use countersign_ledger::{Checkpoint, LeafIndex, VerifierKey};
 use countersign_store::{Database, fsck};
@@ -18,11 +19,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::records::{log_keys, read, whole_or_cut};
+use crate::anchors::timestamp::read_roots;
 use crate::config::Config;
 use crate::paths::Paths;
 use crate::run::store_config;
 
-/// Leaf indexes that the report lists by name.
+/// Leaf indexes, and timestamps, that the report lists by name.
 const LISTED: usize = 10;
 /// How often the database is checked again because a gateway published in the middle of the check.
 const ATTEMPTS: u32 = 5;
@@ -37,6 +39,7 @@ const ATTEMPTS: u32 = 5;
 #[command(after_help = "Examples:
   countersign verify
   countersign verify --log ./copy-of-the-log --vkey auditor/log.vkey --checkpoint last-year.checkpoint
+  countersign verify --log ./copy-of-the-log --vkey auditor/log.vkey --tsa-roots tsa-roots.pem
   countersign verify --package ./evidence-november --vkey auditor/log.vkey --pinned last-year.checkpoint
   countersign verify --record record.json --vkey 'log.example.com/acme+1a2b3c4d+AXl…'")]
 pub(crate) struct Args {
@@ -58,6 +61,9 @@ pub(crate) struct Args {
     /// A checkpoint that was kept from earlier: the log must extend it
     #[arg(long, value_name = "FILE", visible_alias = "pinned")]
     checkpoint: Option<PathBuf>,
+    /// Check the log's timestamps too: the roots of the authorities that are trusted, in PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    tsa_roots: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,15 +76,16 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
         args.vkey.iter().map(|vkey| read_keys(vkey)).collect::<anyhow::Result<Vec<_>>>()?.concat()
     };
     let pinned = args.checkpoint.as_deref().map(|file| read_pinned(file, &keys)).transpose()?;
+    let roots = args.tsa_roots.as_deref().map(read_roots).transpose()?;
     let found = if let Some(file) = &args.record {
         check_record(file, &keys)?
     } else if let Some(folder) = &args.package {
-        check_package(folder, &Options { keys, pinned })?
+        check_package(folder, &Options { keys, pinned, roots })?
     } else {
         let options = VerifyOptions { keys, pinned, ..VerifyOptions::default() };
         match &args.log {
-            Some(folder) => check_log(folder, &options)?,
-            None => check_installation(paths, &options).await?,
+            Some(folder) => check_log(folder, &options, roots.as_ref())?,
+            None => check_installation(paths, &options, roots).await?,
         }
     };
     let text = if args.json { format!("{:#}\n", found.json()) } else { found.to_string() };
@@ -90,16 +97,22 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
 
 /// What a check found.
 enum Found {
-    Log(Box<Report>),
+    Log(Box<CheckedLog>),
     Installation(Box<Installation>),
     Package(Box<Verdict>),
     Record(Box<Verified>),
     Bad(Problem),
 }
 
+/// A log that holds, with its timestamps if somebody said whom to trust for them.
+struct CheckedLog {
+    report: Report,
+    timestamps: Option<Vec<Stamped>>,
+}
+
 /// An installation in which everything holds.
 struct Installation {
-    log: Report,
+    log: CheckedLog,
     database: fsck::Report,
 }
 
@@ -152,7 +165,11 @@ fn check_package(folder: &Path, options: &Options) -> anyhow::Result<Found> {
     Ok(Found::Package(Box::new(verdict)))
 }
 
-fn check_log(folder: &Path, options: &VerifyOptions) -> anyhow::Result<Found> {
+fn check_log(
+    folder: &Path,
+    options: &VerifyOptions,
+    roots: Option<&Roots>,
+) -> anyhow::Result<Found> {
     let log =
         LogFolder::open(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let bar = bar("log");
@@ -162,19 +179,33 @@ fn check_log(folder: &Path, options: &VerifyOptions) -> anyhow::Result<Found> {
     };
     let checked = verify_log(&log, options, &mut progress);
     bar.finish_and_clear();
-    Ok(checked.map_or_else(Found::Bad, |report| Found::Log(Box::new(report))))
+    let checked = checked.and_then(|report| {
+        let timestamps = roots.map(|roots| timestamp::check_folder(&log, roots)).transpose()?;
+        Ok(CheckedLog { report, timestamps })
+    });
+    Ok(checked.map_or_else(Found::Bad, |log| Found::Log(Box::new(log))))
 }
 
-async fn check_installation(paths: &Paths, options: &VerifyOptions) -> anyhow::Result<Found> {
+async fn check_installation(
+    paths: &Paths,
+    options: &VerifyOptions,
+    roots: Option<Roots>,
+) -> anyhow::Result<Found> {
     let folder = paths.log();
     let published = folder.join("checkpoint");
-    let config = store_config(&Config::read(&paths.config)?);
+    let config = Config::read(&paths.config)?;
+    let roots = match (roots, &config.anchors.timestamp) {
+        (None, Some(timestamp)) => Some(read_roots(&paths.root.join(&timestamp.roots))?),
+        (roots, _) => roots,
+    };
+    let config = store_config(&config);
     let shared = matches!(config.database, Database::Postgres(_));
     if !published.exists() && !shared && !paths.data.join("countersign.db").exists() {
         bail!("there is no ledger in {}; `countersign init` makes one", paths.data.display());
     }
-    let report = match tokio::task::block_in_place(|| check_log(&folder, options))? {
-        Found::Log(report) => *report,
+    let checked = tokio::task::block_in_place(|| check_log(&folder, options, roots.as_ref()))?;
+    let log = match checked {
+        Found::Log(log) => *log,
         other @ (Found::Installation(_) | Found::Package(_) | Found::Record(_) | Found::Bad(_)) => {
             return Ok(other);
         }
@@ -194,7 +225,7 @@ async fn check_installation(paths: &Paths, options: &VerifyOptions) -> anyhow::R
         bar.finish_and_clear();
         let problem = match checked {
             Ok(database) => {
-                return Ok(Found::Installation(Box::new(Installation { log: report, database })));
+                return Ok(Found::Installation(Box::new(Installation { log, database })));
             }
             Err(problem) => problem,
         };
@@ -235,9 +266,11 @@ impl Found {
 
     fn json(&self) -> Value {
         match self {
-            Self::Log(report) => json!({"ok": true, "log": report}),
+            Self::Log(log) => log.json(),
             Self::Installation(sound) => {
-                json!({"ok": true, "log": sound.log, "database": store_json(&sound.database)})
+                let mut found = sound.log.json();
+                found["database"] = store_json(&sound.database);
+                found
             }
             Self::Package(verdict) => json!({
                 "ok": verdict.is_sound(),
@@ -253,8 +286,8 @@ impl Found {
 impl Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Log(report) => {
-                print_log(report, f)?;
+            Self::Log(log) => {
+                print_log(log, f)?;
                 writeln!(f, "OK: every record is in the signed log, unchanged and in order")
             }
             Self::Installation(sound) => sound.fmt(f),
@@ -270,6 +303,16 @@ impl Display for Installation {
         print_log(&self.log, f)?;
         print_store(&self.database, f)?;
         writeln!(f, "OK: log and database hold what was signed, unchanged and in order")
+    }
+}
+
+impl CheckedLog {
+    fn json(&self) -> Value {
+        let mut found = json!({"ok": true, "log": self.report});
+        if let Some(timestamps) = &self.timestamps {
+            found["timestamps"] = json!(timestamps);
+        }
+        found
     }
 }
 
@@ -291,7 +334,8 @@ fn line(out: &mut impl Write, name: &str, value: impl Display) -> fmt::Result {
     writeln!(out, "{name:24} {value}")
 }
 
-fn print_log(report: &Report, out: &mut impl Write) -> fmt::Result {
+fn print_log(log: &CheckedLog, out: &mut impl Write) -> fmt::Result {
+    let report = &log.report;
     line(out, "log", &report.origin)?;
     line(out, "size", format!("{} records", report.size))?;
     line(out, "root", report.root.to_base64())?;
@@ -320,7 +364,23 @@ fn print_log(report: &Report, out: &mut impl Write) -> fmt::Result {
         let text = format!("{} files, newer than the checkpoint", report.unsigned.len());
         line(out, "not signed yet", text)?;
     }
+    log.timestamps.as_deref().map_or(Ok(()), |timestamps| print_timestamps(timestamps, out))
+}
+
+/// Says what existed when: of many timestamps the newest.
+fn print_timestamps(timestamps: &[Stamped], out: &mut impl Write) -> fmt::Result {
+    line(out, "timestamps", timestamps.len())?;
+    for one in timestamps.iter().skip(timestamps.len().saturating_sub(LISTED)) {
+        let (time, authority) = (utc(one.timestamp.time_ms), shown(&one.timestamp.authority));
+        let accuracy = one.timestamp.accuracy_ms.map(|ms| format!(" (± {})", duration(ms)));
+        let text = format!("by {time}{}, says {authority}", accuracy.unwrap_or_default());
+        line(out, &format!("  {} records", one.size), text)?;
+    }
     Ok(())
+}
+
+fn duration(ms: u64) -> String {
+    countersign_evidence::time::duration(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
 fn at(ms: u64) -> String {

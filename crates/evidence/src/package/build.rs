@@ -12,6 +12,7 @@ use super::manifest::{Manifest, signed_text};
 use super::output::{Folder, Output, Sink as _};
 use super::{PackageError, text};
 use crate::folder::LogFolder;
+use crate::timestamp::{self, token_path};
 
 /// The independent verifier, which needs nothing but Python.
 const VERIFIER: &str = include_str!("../../../../spec/verify.py");
@@ -93,7 +94,7 @@ fn fill(
     Ok(manifest)
 }
 
-/// Copies the log as of its checkpoint, with the one before the period.
+/// Copies the log as of its checkpoint, with the one before the period and those that were time-stamped since.
 fn copy_log(
     log: &Log<'_, LogFolder>,
     start: Option<TreeSize>,
@@ -113,6 +114,13 @@ fn copy_log(
     if let Some(start) = start {
         let path = format!("{CHECKPOINTS_PREFIX}{start}");
         copy(&path, &[&format!("log/{path}"), "checkpoints/start"])?;
+    }
+    let stamped = timestamp::sizes(log.source);
+    let stamped = stamped.map_err(|problem| PackageError::Unsound(problem.to_string()))?;
+    for size in stamped.into_iter().filter(|size| start.is_none_or(|start| *size > start)) {
+        for path in [token_path(size), format!("{CHECKPOINTS_PREFIX}{size}")] {
+            copy(&path, &[&format!("log/{path}")])?;
+        }
     }
     Ok(())
 }

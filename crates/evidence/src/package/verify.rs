@@ -8,7 +8,9 @@ use countersign_ledger::hash::sha256;
 use countersign_ledger::limits::NOTE_BYTES_MAX;
 use countersign_ledger::note::verify_note;
 use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
-use countersign_ledger::verify::{Problem, Trust, VerifyOptions, current_keys, verify_log};
+use countersign_ledger::verify::{
+    CHECKPOINTS_PREFIX, Problem, Trust, VerifyOptions, current_keys, verify_log,
+};
 use countersign_ledger::{Checkpoint, TreeSize, VerifierKey};
 use serde::Serialize;
 
@@ -20,6 +22,8 @@ use super::list::List;
 use super::manifest::{FORMAT, FileEntry, Manifest, signed_text};
 use super::output::{Against, Output, digest};
 use crate::folder::{LogFolder, walk};
+use crate::time::utc;
+use crate::timestamp::{self, Roots};
 
 /// What to check a package against.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +32,8 @@ pub struct Options {
     pub keys: Vec<VerifierKey>,
     /// A checkpoint kept from elsewhere, already verified.
     pub pinned: Option<Checkpoint>,
+    /// The roots of the timestamp authorities that are trusted.
+    pub roots: Option<Roots>,
 }
 
 /// Whether something holds.
@@ -285,7 +291,31 @@ fn check_log(
         }
         None => verdict.not_checked("pinned checkpoint", "none was given (--pinned)"),
     }
+    check_timestamps(&folder, options.roots.as_ref(), verdict);
     Ok(true)
+}
+
+/// Checks the timestamps of a log whose checkpoints hold.
+fn check_timestamps(log: &LogFolder, roots: Option<&Roots>, verdict: &mut Verdict) {
+    const OBJECT: &str = "log/timestamps/";
+    let found = timestamp::sizes(log).map(|sizes| sizes.len());
+    let checked = match (found, roots) {
+        (Ok(0), None) => return,
+        (Ok(0), Some(_)) => return verdict.not_checked(OBJECT, "the package has none"),
+        (Ok(_), None) => return verdict.not_checked(OBJECT, "no roots were given (--tsa-roots)"),
+        (Ok(_), Some(roots)) => timestamp::check_folder(log, roots),
+        (Err(problem), _) => Err(problem),
+    };
+    match checked {
+        Ok(stamped) => {
+            for one in stamped {
+                let (time, authority) = (utc(one.timestamp.time_ms), &one.timestamp.authority);
+                let detail = format!("{} records were there at {time}, says {authority}", one.size);
+                verdict.pass(&format!("log/{}", timestamp::token_path(one.size)), detail);
+            }
+        }
+        Err(problem) => verdict.fail(&format!("log/{}", problem.object), problem.reason),
+    }
 }
 
 /// Derives lists, tables, sheets, proofs, attestation and manifest again.
@@ -402,6 +432,12 @@ fn check_places(
             verdict.fail(copy, format!("it is not a copy of `{original}`"));
         }
         places.extend([copy.to_owned(), original]);
+    }
+    for stamped in
+        disk.keys().filter_map(|path| timestamp::stamped_size(path.strip_prefix("log/")?))
+    {
+        let checkpoint = format!("log/{CHECKPOINTS_PREFIX}{stamped}");
+        places.extend([checkpoint, format!("log/{}", timestamp::token_path(stamped))]);
     }
     for path in disk.keys().filter(|path| !places.contains(*path)) {
         verdict.fail(path, "it is no part of a package");

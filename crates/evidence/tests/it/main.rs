@@ -7,4 +7,5 @@ mod package;
 mod proof;
 mod query;
 mod replay;
+mod timestamp;
 mod world;

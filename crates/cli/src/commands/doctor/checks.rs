@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use countersign_decision::Bundle;
+use countersign_evidence::shown;
+use countersign_evidence::time::utc;
 use countersign_gateway::upstream::{StdioCommand, Transport};
 use countersign_ledger::{Checkpoint, LeafIndex, Note};
 use countersign_model::ServerName;
@@ -14,6 +16,7 @@ use countersign_store::{Clock as _, Reader, SignerStatus, StoreError};
 use serde_json::Value;
 
 use super::{Finding, config_or_default};
+use crate::anchors::status;
 use crate::clock::SystemClock;
 use crate::commands::policy;
 use crate::config::{Config, Upstream};
@@ -207,6 +210,29 @@ fn clock(now_ms: i64, last_ms: Option<i64>) -> Finding {
         }
         Some(_) | None => Finding::ok(check, "the clock is not behind the ledger"),
     }
+}
+
+/// Says how the anchors of the gateway fare, or fared when it ran last.
+pub(super) fn anchors(paths: &Paths) -> Vec<Finding> {
+    let found = status::read(&paths.anchors());
+    let finding = |(name, status): (&String, &status::Status)| {
+        let last = match (status.size, status.time_ms) {
+            (Some(size), Some(ms)) => {
+                format!("{name}: {size} records are anchored since {}", utc(ms))
+            }
+            _ => format!("{name}: nothing is anchored yet"),
+        };
+        match &status.error {
+            None => Finding::ok("anchors", last),
+            Some(error) => {
+                let says = format!("{last}; now it fails: {}", shown(error));
+                let remedy =
+                    "mend what it says; the gateway goes on trying (docs/guides/anchors.md)";
+                Finding::warning("anchors", says, remedy)
+            }
+        }
+    };
+    found.iter().map(finding).collect()
 }
 
 pub(super) fn policy(paths: &Paths) -> Finding {

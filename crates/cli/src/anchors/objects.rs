@@ -1,0 +1,230 @@
+//! Copies the log to an object store: checkpoints with their tiles and entry bundles, and timestamps.
+//!
+//! Everything but `checkpoint`, which names the newest, is written once and never again: what is there
+//! with other content is an error. That nobody can delete or replace it, the operator included, is the
+//! work of the bucket's Object Lock. The copy is a log like the published one; its `checkpoint` comes last,
+//! so that an interrupted copy is taken up after it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use countersign_console::BoxFuture;
+use countersign_evidence::folder::LogFolder;
+use countersign_evidence::timestamp;
+use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
+use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource as _};
+use countersign_ledger::{Checkpoint, Note, TreeSize};
+use countersign_store::Store;
+use futures_util::TryStreamExt as _;
+use object_store::aws::{AmazonS3Builder, Checksum};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    ClientOptions, Error, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, RetryConfig,
+};
+
+use super::{Anchor, extends};
+use crate::config;
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a request is made again at once.
+const RETRIES: usize = 2;
+/// Most leaves that are copied before the next look at what is to be copied: a whole number of level 1 tiles.
+const STEP: u64 = 65_536;
+/// Largest object of a copy that is read, in bytes: a bundle of 256 entries, each with its length before it.
+const OBJECT_BYTES_MAX: u64 = 256 * (2 + 65_535);
+
+/// A copy of the log.
+pub(super) struct Copy {
+    store: Store,
+    log: PathBuf,
+    objects: Box<dyn ObjectStore>,
+    /// What the copy has, once somebody looked.
+    there: Option<There>,
+}
+
+/// What a copy has.
+struct There {
+    /// Its checkpoint.
+    latest: Option<Checkpoint>,
+    /// The leaves whose full tiles are there.
+    tiled: u64,
+    /// The sizes with a timestamp.
+    stamped: BTreeSet<String>,
+}
+
+impl Copy {
+    pub(super) fn new(
+        store: &Store,
+        config: &config::Objects,
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let objects = open(config).with_context(|| format!("anchors.object_store, {}", config.url))?;
+        Ok(Self { store: store.clone(), log, objects, there: None })
+    }
+
+    async fn copy(&mut self, point: &Checkpoint, note: &Note) -> anyhow::Result<u64> {
+        let mut there = match self.there.take() {
+            Some(there) => there,
+            None => self.look().await?,
+        };
+        if let Some(latest) = &there.latest {
+            extends(&self.store, "the copy", latest, point).await?;
+        }
+        // Whatever is interrupted here is looked up again.
+        let log = tokio::task::block_in_place(|| LogFolder::open(&self.log))?;
+        while there.tiled < point.size.0 {
+            let next = ((there.tiled / STEP + 1) * STEP).min(point.size.0);
+            self.grow(&log, there.tiled, next, point.size).await?;
+            there.tiled = next;
+        }
+        if there.latest.as_ref() != Some(point) {
+            let note = note.to_bytes();
+            self.put_once(&format!("{CHECKPOINTS_PREFIX}{}", point.size), note.clone()).await?;
+            self.put(CHECKPOINT_PATH, note, PutMode::Overwrite).await?;
+        }
+        there.latest = Some(point.clone());
+        self.copy_timestamps(&log, &mut there.stamped).await?;
+        self.there = Some(there);
+        Ok(point.size.0)
+    }
+
+    /// Looks at what the copy has.
+    async fn look(&self) -> anyhow::Result<There> {
+        let latest = match self.get(CHECKPOINT_PATH).await? {
+            Some(note) => Some(
+                Checkpoint::open(&note, &self.store.log_keys())
+                    .context("`checkpoint` of the copy is no checkpoint of this log")?,
+            ),
+            None => None,
+        };
+        let folder = Path::parse(timestamp::FOLDER.trim_end_matches('/'))?;
+        let listed = self.objects.list(Some(&folder));
+        let stamped = listed.map_ok(|object| object.location.to_string()).try_collect().await?;
+        Ok(There { tiled: latest.as_ref().map_or(0, |point| point.size.0), latest, stamped })
+    }
+
+    /// Copies the full tiles and bundles of a growth, and at its end the partial ones.
+    async fn grow(&self, log: &LogFolder, old: u64, new: u64, end: TreeSize) -> anyhow::Result<()> {
+        let (old, new) = (TreeSize(old), TreeSize(new));
+        let paths = bundles_for_growth(old, new).into_iter().chain(tiles_for_growth(old, new));
+        for path in paths.filter(|path: &TilePath| path.is_full() || new == end) {
+            self.copy_file(log, &path.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies the timestamps that are new, each with the checkpoint that it stamps.
+    async fn copy_timestamps(
+        &self,
+        log: &LogFolder,
+        stamped: &mut BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        for path in log.list(timestamp::FOLDER)? {
+            if stamped.contains(&path) {
+                continue;
+            }
+            let size = path.strip_prefix(timestamp::FOLDER).and_then(|name| name.split('.').next());
+            let size = size.with_context(|| format!("`{path}` is not named after a size"))?;
+            self.copy_file(log, &format!("{CHECKPOINTS_PREFIX}{size}")).await?;
+            self.copy_file(log, &path).await?;
+            stamped.insert(path);
+        }
+        Ok(())
+    }
+
+    async fn copy_file(&self, log: &LogFolder, path: &str) -> anyhow::Result<()> {
+        let bytes = tokio::task::block_in_place(|| log.read(path))?;
+        let bytes = bytes.with_context(|| format!("`{path}` of the log is missing"))?;
+        self.put_once(path, bytes).await
+    }
+
+    /// Writes a file that is not there yet, or is there with the same content.
+    async fn put_once(&self, path: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+        match self.try_put(path, bytes.clone(), PutMode::Create).await {
+            Err(Error::AlreadyExists { .. }) => {
+                let same = self.get(path).await?.is_some_and(|there| there == bytes);
+                ensure!(same, "`{path}` of the copy has other content than the log");
+                Ok(())
+            }
+            // Some stores cannot tell; their versions and locks keep what was there.
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
+                self.put(path, bytes, PutMode::Overwrite).await
+            }
+            put => put.with_context(|| format!("`{path}` cannot be copied")),
+        }
+    }
+
+    async fn put(&self, path: &str, bytes: Vec<u8>, mode: PutMode) -> anyhow::Result<()> {
+        let put = self.try_put(path, bytes, mode).await;
+        put.with_context(|| format!("`{path}` cannot be copied"))
+    }
+
+    async fn try_put(&self, path: &str, bytes: Vec<u8>, mode: PutMode) -> Result<(), Error> {
+        let (path, bytes) = (Path::parse(path)?, PutPayload::from(bytes));
+        self.objects.put_opts(&path, bytes, mode.into()).await.map(drop)
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        match self.objects.get(&Path::parse(path)?).await {
+            Ok(found) => {
+                let size = found.meta.size;
+                ensure!(size <= OBJECT_BYTES_MAX, "`{path}` of the copy has {size} bytes");
+                Ok(Some(found.bytes().await?.to_vec()))
+            }
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("`{path}` of the copy")),
+        }
+    }
+}
+
+impl Anchor for Copy {
+    fn name(&self) -> &'static str {
+        "object_store"
+    }
+
+    fn anchor<'a>(
+        &'a mut self,
+        checkpoint: &'a Checkpoint,
+        note: &'a Note,
+    ) -> BoxFuture<'a, anyhow::Result<u64>> {
+        Box::pin(self.copy(checkpoint, note))
+    }
+}
+
+/// Opens the store that a URL names.
+fn open(config: &config::Objects) -> anyhow::Result<Box<dyn ObjectStore>> {
+    if let Some(folder) = config.url.strip_prefix("file://") {
+        ensure!(folder.starts_with('/'), "the folder needs its full path: file:///mnt/log");
+        std::fs::create_dir_all(folder).with_context(|| folder.to_owned())?;
+        return Ok(Box::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)));
+    }
+    let Some(place) = config.url.strip_prefix("s3://") else {
+        bail!("it begins neither with s3:// nor with file://");
+    };
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    ensure!(!bucket.is_empty(), "it names no bucket");
+    let endpoint = config.endpoint.as_deref();
+    let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let client = ClientOptions::new()
+        .with_timeout(TIMEOUT)
+        .with_connect_timeout(TIMEOUT)
+        .with_allow_http(plain);
+    let retry =
+        RetryConfig { max_retries: RETRIES, retry_timeout: TIMEOUT, ..RetryConfig::default() };
+    // Credentials and region are in the environment, under the names that AWS gives them.
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(client)
+        .with_retry(retry)
+        // A bucket with Object Lock takes nothing without a checksum.
+        .with_checksum_algorithm(Checksum::SHA256);
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    Ok(Box::new(PrefixStore::new(builder.build()?, Path::parse(prefix.trim_end_matches('/'))?)))
+}

@@ -1,0 +1,80 @@
+//! Has the log's checkpoints time-stamped by an RFC 3161 authority.
+//!
+//! What is stamped is the published checkpoint as it was signed; the answer is kept beside it only after
+//! all of it was verified.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use countersign_console::BoxFuture;
+use countersign_evidence::timestamp::{self, RESPONSE_BYTES_MAX, Roots, token_path};
+use countersign_ledger::{Checkpoint, Note};
+use countersign_store::Store;
+use http_body_util::Full;
+use hyper::{Request, StatusCode, Uri, header};
+
+use super::Anchor;
+use super::http::{Http, said, url};
+use crate::config;
+
+/// An authority.
+pub(super) struct Authority {
+    store: Store,
+    http: Http,
+    url: Uri,
+    roots: Roots,
+}
+
+impl Authority {
+    /// Reads the roots that its certificate must lead to.
+    pub(super) fn new(
+        store: &Store,
+        config: &config::Timestamp,
+        root: &Path,
+        http: &Http,
+    ) -> anyhow::Result<Self> {
+        let url = url(&config.url).context("anchors.timestamp.url")?;
+        let roots = read_roots(&root.join(&config.roots)).context("anchors.timestamp.roots")?;
+        Ok(Self { store: store.clone(), http: http.clone(), url, roots })
+    }
+
+    async fn stamp(&self, checkpoint: &Checkpoint, note: &Note) -> anyhow::Result<()> {
+        let stamped = note.to_bytes();
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce).context("there is no randomness")?;
+        let nonce = u64::from_be_bytes(nonce);
+        let request = Request::post(&self.url)
+            .header(header::CONTENT_TYPE, "application/timestamp-query")
+            .body(Full::from(timestamp::request(&stamped, nonce)?))?;
+        let (status, answer) = self.http.exchange(request, RESPONSE_BYTES_MAX).await?;
+        if status != StatusCode::OK {
+            bail!("it answered {status}: {}", said(&answer));
+        }
+        timestamp::verify(&answer, &stamped, Some(nonce), &self.roots)?;
+        Ok(self.store.put_timestamp(&token_path(checkpoint.size), answer.into()).await?)
+    }
+}
+
+impl Anchor for Authority {
+    fn name(&self) -> &'static str {
+        "timestamp"
+    }
+
+    fn anchor<'a>(
+        &'a mut self,
+        checkpoint: &'a Checkpoint,
+        note: &'a Note,
+    ) -> BoxFuture<'a, anyhow::Result<u64>> {
+        Box::pin(async move {
+            self.stamp(checkpoint, note).await?;
+            Ok(checkpoint.size.0)
+        })
+    }
+}
+
+/// Reads a file with the roots of timestamp authorities.
+pub(crate) fn read_roots(path: &Path) -> anyhow::Result<Roots> {
+    let of = || path.display().to_string();
+    let pem = std::fs::read(path).with_context(of)?;
+    Roots::parse(&pem).with_context(of)
+}
