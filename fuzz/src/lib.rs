@@ -11,6 +11,7 @@ mod notes;
 mod packages;
 mod records;
 pub mod seeds;
+mod timestamps;
 mod trees;
 pub mod world;
 
@@ -36,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("record_file", records::record_file),
     ("package", packages::package),
     ("package_entries", packages::package_entries),
+    ("timestamp", timestamps::timestamp),
 ];
 
 /// Runs the target called `name`.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::world::{KEYS, LOG_KEY, OPAQUE, ORIGIN, RECORDS, WITNESS_KEY, records};
-use super::{TARGETS, packages};
+use super::{TARGETS, packages, timestamps};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use countersign_evidence::proof::{FORMAT, ProvenRecord, RecordFile};
@@ -76,6 +76,7 @@ fn seeds(target: &str) -> Seeds {
         "record_file" => record_files(),
         "package" => packages::seeds(),
         "package_entries" => package_entries(),
+        "timestamp" => timestamps::seeds(),
         _ => panic!("`{target}` has no seeds"),
     }
 }

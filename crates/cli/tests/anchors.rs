@@ -1,4 +1,4 @@
-//! checkpoints are time-stamped and pushed elsewhere while the gateway serves, and an
+//! checkpoints are time-stamped, pushed and copied elsewhere while the gateway serves, and an
 //! auditor checks each kind of anchor with what lies outside the installation.
 
 #![cfg(test)]

@@ -64,7 +64,8 @@ replays!(
     section,
     record_file,
     package,
-    package_entries
+    package_entries,
+    timestamp
 );
 
 #[test]

@@ -95,8 +95,9 @@ async fn r_065_a_remote_that_is_ahead_or_of_another_history_is_not_overwritten()
     let backup = folder.path().join("backup");
     crate::copy(&data, &backup);
     let gateway = world.project.serve();
+    let shared = world.anchored_above("git", 0).await;
     world.call(&gateway, "one").await;
-    world.anchored_above("git", 0).await;
+    world.anchored_above("git", shared).await;
     gateway.stop();
 
     // An old backup comes back: what the remote has is more, or else.
