@@ -31,7 +31,13 @@ const PUSHED: &str = "refs/countersign/pushed";
 const FETCHED: &str = "refs/countersign/fetched";
 /// Variables of our own environment that the program gets: where credentials and proxies are.
 const INHERITED: [&str; 8] = [
-    "PATH", "HOME", "SSH_AUTH_SOCK", "XDG_CONFIG_HOME", "http_proxy", "https_proxy", "HTTPS_PROXY",
+    "PATH",
+    "HOME",
+    "SSH_AUTH_SOCK",
+    "XDG_CONFIG_HOME",
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
     "NO_PROXY",
 ];
 /// Variables that it gets besides: it never asks, and speaks English.
@@ -89,7 +95,8 @@ impl Remote {
     /// Commits and pushes a checkpoint, unless the remote has it; returns the size that it has now.
     async fn push(&self, point: &Checkpoint, note: &Note) -> anyhow::Result<u64> {
         let head = self.fetch().await?;
-        let folder = format!("checkpoints/{}", point.origin.replace('%', "%25").replace('/', "%2f"));
+        let folder =
+            format!("checkpoints/{}", point.origin.replace('%', "%25").replace('/', "%2f"));
         let latest = match &head {
             Some(head) => self.latest(head, &folder).await?,
             None => None,
@@ -231,7 +238,11 @@ impl Git {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line program may read the environment")]
-async fn execute(folder: Option<&Path>, arguments: &[&str], input: &[u8]) -> anyhow::Result<String> {
+async fn execute(
+    folder: Option<&Path>,
+    arguments: &[&str],
+    input: &[u8],
+) -> anyhow::Result<String> {
     let mut command = Command::new("git");
     command.env_clear().envs(FIXED);
     command.envs(INHERITED.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))));

@@ -9,16 +9,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use countersign_console::BoxFuture;
 use countersign_evidence::folder::LogFolder;
-use countersign_evidence::timestamp;
+use countersign_evidence::{cut, shown, timestamp};
 use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
 use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource as _};
 use countersign_ledger::{Checkpoint, Note, TreeSize};
 use countersign_store::Store;
 use futures_util::TryStreamExt as _;
-use object_store::aws::{AmazonS3Builder, Checksum};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -35,6 +35,15 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES: usize = 2;
 /// Most leaves that are copied before the next look at what is to be copied: a whole number of level 1 tiles.
 const STEP: u64 = 65_536;
+/// Characters of a failure that are shown.
+const SHOWN: usize = 300;
+/// Where credentials may come from: keys, or a token or an address that the environment names.
+const CREDENTIALS: [AmazonS3ConfigKey; 4] = [
+    AmazonS3ConfigKey::AccessKeyId,
+    AmazonS3ConfigKey::WebIdentityTokenFile,
+    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    AmazonS3ConfigKey::ContainerCredentialsFullUri,
+];
 /// Largest object of a copy that is read, in bytes: a bundle of 256 entries, each with its length before it.
 const OBJECT_BYTES_MAX: u64 = 256 * (2 + 65_535);
 
@@ -104,7 +113,8 @@ impl Copy {
         };
         let folder = Path::parse(timestamp::FOLDER.trim_end_matches('/'))?;
         let listed = self.objects.list(Some(&folder));
-        let stamped = listed.map_ok(|object| object.location.to_string()).try_collect().await?;
+        let stamped = listed.map_ok(|object| object.location.to_string()).try_collect().await;
+        let stamped = stamped.map_err(|error| explained(timestamp::FOLDER, &error))?;
         Ok(There { tiled: latest.as_ref().map_or(0, |point| point.size.0), latest, stamped })
     }
 
@@ -155,13 +165,13 @@ impl Copy {
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
                 self.put(path, bytes, PutMode::Overwrite).await
             }
-            put => put.with_context(|| format!("`{path}` cannot be copied")),
+            put => put.map_err(|error| explained(path, &error)),
         }
     }
 
     async fn put(&self, path: &str, bytes: Vec<u8>, mode: PutMode) -> anyhow::Result<()> {
         let put = self.try_put(path, bytes, mode).await;
-        put.with_context(|| format!("`{path}` cannot be copied"))
+        put.map_err(|error| explained(path, &error))
     }
 
     async fn try_put(&self, path: &str, bytes: Vec<u8>, mode: PutMode) -> Result<(), Error> {
@@ -174,10 +184,11 @@ impl Copy {
             Ok(found) => {
                 let size = found.meta.size;
                 ensure!(size <= OBJECT_BYTES_MAX, "`{path}` of the copy has {size} bytes");
-                Ok(Some(found.bytes().await?.to_vec()))
+                let bytes = found.bytes().await.map_err(|error| explained(path, &error))?;
+                Ok(Some(bytes.to_vec()))
             }
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("`{path}` of the copy")),
+            Err(error) => Err(explained(path, &error)),
         }
     }
 }
@@ -194,6 +205,12 @@ impl Anchor for Copy {
     ) -> BoxFuture<'a, anyhow::Result<u64>> {
         Box::pin(self.copy(checkpoint, note))
     }
+}
+
+/// Says in a line what the store said, which may be pages of XML.
+fn explained(path: &str, error: &Error) -> anyhow::Error {
+    let said: Vec<_> = error.to_string().split_whitespace().map(shown).collect();
+    anyhow!("`{path}` of the copy: {}", cut(&said.join(" "), SHOWN))
 }
 
 /// Opens the store that a URL names.
@@ -226,5 +243,10 @@ fn open(config: &config::Objects) -> anyhow::Result<Box<dyn ObjectStore>> {
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
+    // Without any of them the client would look for a service of the machine, which may be somebody else's.
+    ensure!(
+        CREDENTIALS.iter().any(|key| builder.get_config_value(key).is_some()),
+        "there are no credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+    );
     Ok(Box::new(PrefixStore::new(builder.build()?, Path::parse(prefix.trim_end_matches('/'))?)))
 }

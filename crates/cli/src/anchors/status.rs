@@ -69,11 +69,10 @@ impl Board {
     pub(super) fn failed(&self, name: &'static str, error: &str) {
         let mut state = self.lock();
         let status = state.anchors.entry(name.to_owned()).or_default();
-        if status.error.as_deref() == Some(error) {
-            return;
+        // Said once: the next reason may differ from this one in no more than a time.
+        if status.error.replace(error.to_owned()).is_none() {
+            tracing::warn!(anchor = name, "the log is not anchored: {error}");
         }
-        status.error = Some(error.to_owned());
-        tracing::warn!(anchor = name, "the log is not anchored: {error}");
         self.write(&state);
     }
 

@@ -58,23 +58,23 @@ impl Witnesses {
         let answers = asking.join_all().await;
         self.asked.clear();
         for (mut witness, answer) in answers {
-            let failing = match answer {
+            let failed = match answer {
                 Ok(cosignature) => {
                     note.add(cosignature);
                     None
                 }
-                Err(error) => Some(format!("{error:#}")),
+                Err(error) => Some(error),
             };
-            match &failing {
-                Some(error) if witness.failing != failing => {
-                    tracing::warn!(witness = witness.name, "no cosignature: {error}");
+            match &failed {
+                Some(error) if !witness.failing => {
+                    tracing::warn!(witness = witness.name, "no cosignature: {error:#}");
                 }
-                None if witness.failing.is_some() => {
+                None if witness.failing => {
                     tracing::warn!(witness = witness.name, "it cosigns again");
                 }
                 Some(_) | None => {}
             }
-            witness.failing = failing;
+            witness.failing = failed.is_some();
             self.asked.push(witness);
         }
         let satisfied = self.policy.satisfied_with(&note.to_bytes(), &self.store.log_keys());
@@ -108,8 +108,8 @@ struct Asked {
     http: Http,
     /// The size that it is thought to have cosigned last, and its cosignature of that.
     last: (TreeSize, Option<Signature>),
-    /// Why it did not cosign the last time.
-    failing: Option<String>,
+    /// Whether it did not cosign the last time.
+    failing: bool,
 }
 
 impl Asked {
@@ -123,7 +123,7 @@ impl Asked {
             url,
             http: http.clone(),
             last: (TreeSize(0), None),
-            failing: None,
+            failing: false,
         });
         Some(asked)
     }

@@ -5,10 +5,7 @@ use std::path::Path;
 use crate::{World, copy};
 
 fn table(folder: &Path) -> String {
-    format!(
-        "\n[anchors.object_store]\nurl = \"file://{}\"\ninterval = \"1s\"\n",
-        folder.display()
-    )
+    format!("\n[anchors.object_store]\nurl = \"file://{}\"\ninterval = \"1s\"\n", folder.display())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

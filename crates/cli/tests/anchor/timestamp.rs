@@ -109,7 +109,10 @@ async fn r_065_checkpoints_are_time_stamped_and_checked_offline() {
     assert!(built, "{said}");
     let of_package = ["verify", "--package", &package, "--vkey", &vkey];
     let (sound, said) = world.run(&[&of_package[..], &["--tsa-roots", &roots]].concat());
-    assert!(sound && said.contains(&format!("log/timestamps/{size}.tsr: {size} records")), "{said}");
+    assert!(
+        sound && said.contains(&format!("log/timestamps/{size}.tsr: {size} records")),
+        "{said}"
+    );
     let (sound, said) = world.run(&of_package);
     assert!(sound && said.contains("no roots were given"), "{said}");
 
