@@ -56,9 +56,12 @@ pub(crate) fn start(
 ) -> anyhow::Result<Option<JoinHandle<()>>> {
     let anchors = list(store, reader, config, paths)?;
     let Some(shortest) = anchors.iter().map(|(_, interval)| *interval).min() else {
+        // What an earlier gateway left is of anchors that are no more.
+        let _ = std::fs::remove_file(paths.anchors());
         return Ok(None);
     };
-    let board = Arc::new(Board::new(paths.anchors()));
+    let names: Vec<_> = anchors.iter().map(|(anchor, _)| anchor.name()).collect();
+    let board = Arc::new(Board::new(paths.anchors(), &names));
     let oldest = config.max_unanchored_age.map_or(UNANCHORED_AGE.max(2 * shortest), |age| age.0);
     let mut running = JoinSet::new();
     for (anchor, interval) in anchors {

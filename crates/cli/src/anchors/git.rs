@@ -29,6 +29,16 @@ const SHOWN: usize = 300;
 const PUSHED: &str = "refs/countersign/pushed";
 /// What the remote's branch was when it was last fetched.
 const FETCHED: &str = "refs/countersign/fetched";
+/// What stands for these references, and for the index, while they are written.
+const LOCKS: [&str; 3] =
+    ["index.lock", "refs/countersign/pushed.lock", "refs/countersign/fetched.lock"];
+/// Settings of every command.
+const SETTINGS: [(&str, &str); 4] = [
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsync", "all"),
+    ("gc.auto", "0"),
+    ("commit.gpgSign", "false"),
+];
 /// Variables of our own environment that the program gets: where credentials and proxies are.
 const INHERITED: [&str; 8] = [
     "PATH",
@@ -83,6 +93,10 @@ impl Remote {
             !url.is_empty() && !url.starts_with('-'),
             "anchors.git.remote: `{url}` is no remote repository"
         );
+        ensure!(
+            !has_password(url),
+            "anchors.git.remote has a password in it; use a key or a credential helper of `git`"
+        );
         Ok(Self {
             store: store.clone(),
             reader: reader.clone(),
@@ -120,7 +134,9 @@ impl Remote {
         let branch = format!("refs/heads/{}", self.branch);
         let listed = ["ls-remote", "-q", "--end-of-options", &self.url, &branch];
         let listed = self.git.anywhere(&listed).await?;
-        let head = listed.split_whitespace().next().map(str::to_owned);
+        // A pattern also matches the end of longer names.
+        let mut heads = listed.lines().filter_map(|line| line.split_once('\t'));
+        let head = heads.find(|(_, name)| *name == branch).map(|(id, _)| id.to_owned());
         self.git.make(head.as_ref().map_or(0, String::len)).await?;
         let pushed = self.git.commit_of(PUSHED).await?;
         let Some(head) = head else {
@@ -199,6 +215,13 @@ impl Anchor for Remote {
     }
 }
 
+/// Returns whether a URL has a password, which would stand in error messages and process lists.
+fn has_password(url: &str) -> bool {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    let user = authority.and_then(|authority| authority.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':'))
+}
+
 /// The program, and the repository that it works in.
 struct Git {
     folder: PathBuf,
@@ -208,6 +231,10 @@ impl Git {
     /// Makes the repository, unless it is there, with the kind of ids that the remote has.
     async fn make(&self, id_length: usize) -> anyhow::Result<()> {
         if self.folder.join("HEAD").is_file() {
+            // A program that was killed leaves its locks; no other one works here.
+            for lock in LOCKS {
+                let _ = std::fs::remove_file(self.folder.join(lock));
+            }
             return Ok(());
         }
         let format = if id_length == 64 { "sha256" } else { "sha1" };
@@ -246,9 +273,7 @@ async fn execute(
     let mut command = Command::new("git");
     command.env_clear().envs(FIXED);
     command.envs(INHERITED.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))));
-    for (key, value) in
-        [("core.hooksPath", "/dev/null"), ("gc.auto", "0"), ("commit.gpgSign", "false")]
-    {
+    for (key, value) in SETTINGS {
         command.arg("-c").arg(format!("{key}={value}"));
     }
     match folder {
@@ -275,4 +300,23 @@ async fn execute(
         bail!("`git {what}` failed: {said}");
     }
     String::from_utf8(output.stdout).with_context(|| format!("`git {what}` printed no text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_urls_are_seen() {
+        for (url, has) in [
+            ("https://user:secret@git.example/x.git", true),
+            ("https://:secret@git.example", true),
+            ("https://user@git.example/x.git", false),
+            ("ssh://git@git.example:22/x@y:z.git", false),
+            ("git@git.example:x.git", false),
+            ("/srv/x.git", false),
+        ] {
+            assert_eq!(has_password(url), has, "{url}");
+        }
+    }
 }

@@ -41,9 +41,10 @@ struct State {
 }
 
 impl Board {
-    pub(super) fn new(path: PathBuf) -> Self {
-        // What an earlier gateway anchored stays anchored; why it failed is its own story.
+    /// Makes the board of these anchors; what an earlier gateway anchored stays anchored.
+    pub(super) fn new(path: PathBuf, names: &[&'static str]) -> Self {
         let mut anchors = read(&path);
+        anchors.retain(|name, _| names.contains(&name.as_str()));
         anchors.values_mut().for_each(|status| status.error = None);
         Self { path, state: Mutex::new(State { anchors, anchored: Instant::now() }) }
     }

@@ -16,7 +16,7 @@ use countersign_ledger::verify::{Problem, Progress, Report, Trust, VerifyOptions
 use countersign_ledger::{Checkpoint, LeafIndex, VerifierKey};
 use countersign_store::{Database, fsck};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::records::{log_keys, read, whole_or_cut};
 use crate::anchors::timestamp::read_roots;
@@ -266,11 +266,11 @@ impl Found {
 
     fn json(&self) -> Value {
         match self {
-            Self::Log(log) => log.json(),
+            Self::Log(log) => Value::Object(log.json()),
             Self::Installation(sound) => {
                 let mut found = sound.log.json();
-                found["database"] = store_json(&sound.database);
-                found
+                found.insert("database".to_owned(), store_json(&sound.database));
+                Value::Object(found)
             }
             Self::Package(verdict) => json!({
                 "ok": verdict.is_sound(),
@@ -307,10 +307,12 @@ impl Display for Installation {
 }
 
 impl CheckedLog {
-    fn json(&self) -> Value {
-        let mut found = json!({"ok": true, "log": self.report});
+    fn json(&self) -> Map<String, Value> {
+        let mut found = Map::new();
+        found.insert("ok".to_owned(), json!(true));
+        found.insert("log".to_owned(), json!(self.report));
         if let Some(timestamps) = &self.timestamps {
-            found["timestamps"] = json!(timestamps);
+            found.insert("timestamps".to_owned(), json!(timestamps));
         }
         found
     }
