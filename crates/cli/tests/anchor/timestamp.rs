@@ -1,7 +1,10 @@
 //! Timestamps of a real authority, `openssl ts`, behind a small HTTP server.
 
 use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -10,7 +13,7 @@ use countersign_testkit::TimestampAuthority;
 use tokio::net::TcpListener;
 
 use crate::harness::settings::say;
-use crate::{World, copy};
+use crate::{PATIENCE, World, copy};
 
 /// What the authority does with a request.
 #[derive(Clone, Debug)]
@@ -25,6 +28,7 @@ enum Behaviour {
 struct Server {
     url: String,
     behaviour: Arc<Mutex<Behaviour>>,
+    asked: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -33,7 +37,10 @@ impl Server {
         let url = format!("http://{}/tsa", listener.local_addr().unwrap());
         let behaviour = Arc::new(Mutex::new(Behaviour::Answers));
         let (now, authority) = (Arc::clone(&behaviour), Arc::new(Mutex::new(authority)));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
         let app = Router::new().fallback(move |request: Bytes| async move {
+            count.fetch_add(1, Ordering::Relaxed);
             let behaviour = now.lock().unwrap().clone();
             let request = match behaviour {
                 Behaviour::Answers => request.to_vec(),
@@ -45,7 +52,7 @@ impl Server {
             reply.map_or((StatusCode::BAD_REQUEST, vec![]), |reply| (StatusCode::OK, reply))
         });
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { url, behaviour }
+        Self { url, behaviour, asked }
     }
 
     fn now(&self, behaviour: Behaviour) {
@@ -132,4 +139,41 @@ async fn r_065_checkpoints_are_time_stamped_and_checked_offline() {
     let (sound, said) = world.run(&check);
     assert!(!sound && said.contains(&format!("`checkpoints/{size}` is missing")), "{said}");
     say(&format!("{} tokens, the last of {size} records", tokens()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = TimestampAuthority::new(folder.path(), "ec:P-256").unwrap();
+    let roots = authority.roots();
+    let server = Server::start(authority).await;
+    server.now(Behaviour::Says(StatusCode::SERVICE_UNAVAILABLE, vec![]));
+    let table = format!(
+        "\n[anchors]\nmax_unanchored_age = \"2s\"\n\n[anchors.timestamp]\nurl = \"{}\"\n\
+         roots = \"{}\"\ninterval = \"1s\"\n",
+        server.url,
+        roots.display()
+    );
+    let world = World::new(&table).await;
+    let talk = folder.path().join("talk");
+    let mut serve = world.project.command(&["serve"]);
+    serve.stdout(Stdio::null()).stderr(std::fs::File::create(&talk).unwrap());
+    let mut gateway = serve.spawn().unwrap();
+    let said = |text: &str| std::fs::read_to_string(&talk).unwrap().matches(text).count();
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !holds() {
+            assert!(started.elapsed() < PATIENCE, "{what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    until("five rounds", &|| server.asked.load(Ordering::Relaxed) >= 5).await;
+    until("a warning", &|| said("no anchor has taken a checkpoint so long") == 1).await;
+    assert_eq!(said("the log is not anchored: it answered 503"), 1);
+    server.now(Behaviour::Answers);
+    until("an end of it", &|| said("checkpoints are anchored again") == 1).await;
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    assert_eq!(said("the log is anchored again"), 1);
+    assert_eq!(said("no anchor has taken a checkpoint so long"), 1);
 }
