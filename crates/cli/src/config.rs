@@ -408,7 +408,8 @@ mod tests {
             for key in keys {
                 assert!(
                     reference.contains(&format!("`{key}`"))
-                        || reference.contains(&format!("[{key}")),
+                        || reference.contains(&format!("[{key}"))
+                        || reference.contains(&format!("[{name}.{key}]")),
                     "{name}: `{key}` is not in the reference"
                 );
             }
