@@ -74,6 +74,9 @@ enum Command {
     /// Build and count evidence for auditors.
     #[command(subcommand)]
     Evidence(commands::evidence::Command),
+    /// Report what the log says about its own making.
+    #[command(subcommand)]
+    Report(commands::report::Command),
     /// Draw a sample of decisions that anyone can draw again.
     Sample(commands::sample::Args),
     /// Check the log, a package, a record or a published directory, offline.
@@ -129,6 +132,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => commands::why::run(args, &paths).await,
         Command::Replay(args) => commands::replay::run(args, &paths).await,
         Command::Evidence(command) => commands::evidence::run(command, &paths).await,
+        Command::Report(command) => commands::report::run(command, &paths).await,
         Command::Sample(args) => commands::sample::run(args, &paths).await,
         Command::Verify(args) => commands::verify::run(args, &paths).await,
         Command::Log(command) => commands::log::run(command, &paths).await,

@@ -54,6 +54,17 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
     let store = Store::open(&paths.data, store_config(config)).await.with_context(|| {
         format!("cannot open the ledger in {} (`countersign init` makes one)", paths.data.display())
     })?;
+    let started = serve(paths, config, store.clone()).await;
+    if started.is_err() {
+        // Else the next start would take this one for a crash.
+        if let Err(error) = store.shutdown().await {
+            tracing::error!(%error, "the ledger did not close cleanly");
+        }
+    }
+    started
+}
+
+async fn serve(paths: &Paths, config: &Config, store: Store) -> anyhow::Result<Running> {
     let gateway =
         Gateway::new(config.gateway(paths)?, store.clone(), Arc::new(SystemClock), ids())?;
     gateway.keep_bundle("countersign").await.context("cannot record the policy bundle")?;
@@ -75,6 +86,7 @@ pub(crate) async fn start(paths: &Paths, config: &Config) -> anyhow::Result<Runn
         operator: Arc::new(GatewayOperator { gateway: Arc::clone(&gateway) }),
         hosts: config.control_plane.hosts.clone(),
     });
+    store.record_start().await.context("cannot record the start")?;
     let planes = vec![
         tokio::spawn(countersign_gateway::serve(
             Arc::clone(&gateway),
@@ -127,6 +139,9 @@ impl Running {
         self.gateway.shutdown().await;
         self.publisher.abort();
         self.anchors.inspect(JoinHandle::abort);
+        if let Err(error) = self.store.record_stop().await {
+            tracing::error!(%error, "the stop cannot be recorded; it will look like a gap");
+        }
         self.reader.close().await;
         self.store.shutdown().await.context("the ledger did not close cleanly")
     }

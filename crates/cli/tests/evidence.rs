@@ -158,3 +158,92 @@ async fn a_list_is_counted_also_if_nothing_is_on_it() {
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("no agent `nobody`"));
 }
+
+/// The rows of the recorder's coverage in a package, without the header: state, cause, length in ms.
+fn coverage(package: &Path) -> Vec<(String, String, i64)> {
+    let table = std::fs::read_to_string(package.join("coverage/recorder.csv")).unwrap();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(',').map(|cell| cell.trim_matches('"')).collect();
+        assert_eq!(cells[0], "g1");
+        (cells[1].to_owned(), cells[7].to_owned(), cells[6].parse().unwrap())
+    };
+    table.lines().skip(1).map(row).collect()
+}
+
+#[tokio::test]
+async fn the_recorders_coverage_tells_a_crash_from_a_stop_and_fills_the_period() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = FakeUpstream::start().await.unwrap();
+    let project = Project::new(folder.path(), &upstream.url()).await;
+    let caller = Caller::new(&project.key);
+    project.serve().stop();
+    let mut gateway = project.serve();
+    assert!(caller.echo(&gateway.url, "x", "before the crash").await.unwrap().is_result());
+    gateway.kill();
+    // Long enough to be seen in milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let gateway = project.serve();
+    assert!(caller.echo(&gateway.url, "y", "after the crash").await.unwrap().is_result());
+    gateway.stop();
+
+    let dir = folder.path();
+    let report = json(&run(
+        dir,
+        &["report", "coverage", "--from", "2020-01-01", "--to", "2100-01-01", "--json"],
+    ));
+    assert_eq!(report["period_is_over"], false, "it ends now");
+    let intervals = report["intervals"].as_array().unwrap();
+    let told: Vec<_> = intervals
+        .iter()
+        .map(|it| format!("{} {}", it["state"].as_str().unwrap(), it["cause"].as_str().unwrap()))
+        .collect();
+    // The first start pins the tools.
+    let expected = [
+        "down not_started",
+        "up started",
+        "down stopped",
+        "up started",
+        "down stopped",
+        "up started",
+        "gap unclean_stop",
+        "up started",
+        "down stopped",
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(intervals[0]["from"], "2020-01-01T00:00:00.000Z");
+    for pair in intervals.windows(2) {
+        assert_eq!(pair[0]["to"], pair[1]["from"]);
+    }
+    assert_eq!(intervals[8]["to"], report["to"]);
+    assert!(intervals[6]["duration_ms"].as_i64() >= Some(300), "{report}");
+    let said =
+        text(&run(dir, &["report", "coverage", "--from", "2020-01-01", "--to", "2100-01-01"]));
+    assert!(said.contains("unclean_stop") && said.contains("g1: up "), "{said}");
+
+    let desk = tempfile::tempdir().unwrap();
+    let package = desk.path().join("evidence");
+    let out = package.to_str().unwrap();
+    text(&run(dir, &[&["evidence", "package", "--out", out], &ALL[..]].concat()));
+    let rows = coverage(&package);
+    let states: Vec<_> = rows.iter().map(|(state, cause, _)| format!("{state} {cause}")).collect();
+    // A package knows nothing after its last record, the stop.
+    assert_eq!(states[..8], expected[..8]);
+    assert_eq!(states.last().unwrap(), "gap log_ends");
+    let sheet = std::fs::read_to_string(package.join("ipe/recorder.json")).unwrap();
+    let sheet: Value = serde_json::from_str(&sheet).unwrap();
+    let period: i64 = rows.iter().map(|(_, _, ms)| ms).sum();
+    assert_eq!(sheet["control_totals"]["period_ms"], period, "the rows add up");
+
+    let vkey = text(&run(dir, &["log", "vkey"]));
+    let verify = ["verify", "--package", out, "--vkey", vkey.trim()];
+    let said = text(&run(desk.path(), &verify));
+    assert!(said.contains("PASS         coverage/recorder.csv: it fills the period"), "{said}");
+    let table = package.join("coverage/recorder.csv");
+    let edited = std::fs::read_to_string(&table).unwrap().replacen("\"gap\"", "\"down\"", 1);
+    std::fs::write(&table, edited).unwrap();
+    let refused = run(desk.path(), &verify);
+    let said = String::from_utf8(refused.stdout).unwrap();
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("FAILED: `coverage/recorder.csv`, row 8: "), "{last}");
+    assert!(last.contains("column 2: `down` instead of `gap`"), "{last}");
+}

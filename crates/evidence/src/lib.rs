@@ -6,6 +6,7 @@
 //! | [`case`] | one record with all that belongs to it |
 //! | [`sentence`], [`why`] | what a record says, in a sentence or a paragraph |
 //! | [`proof`] | one record as a file that is checked offline |
+//! | [`coverage`] | when the recorder was up |
 //! | [`replay`] | whether a past decision is made again by the same, or another, bundle |
 //! | [`package`] | all records of a period, as a folder that is checked offline |
 //! | [`timestamp`] | when a checkpoint existed, by an authority of somebody else |
@@ -19,6 +20,7 @@
 #![warn(missing_docs)]
 
 pub mod case;
+pub mod coverage;
 pub mod csv;
 mod error;
 pub mod folder;

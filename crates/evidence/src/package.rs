@@ -2,7 +2,7 @@
 //!
 //! A package holds the whole published log up to one signed checkpoint, and lists that anyone can derive
 //! from it again: the records of the period that match the filters, as JSON lines and as CSV, with a sheet
-//! per list. [`build`] derives them into files; [`verify`] derives them again out of the package's own log,
+//! per list, and when the recorder was up. [`build`] derives them into files; [`verify`] derives them again out of the package's own log,
 //! after that was checked against the auditor's key, and compares byte for byte. So a list that lacks a
 //! record, has one too many, or an edited cell is named with its row. The same period, filters, checkpoint
 //! and program version give the same bytes.
@@ -17,6 +17,7 @@ mod limits;
 mod list;
 mod manifest;
 mod output;
+mod recorder;
 mod sample;
 mod sheet;
 mod survey;

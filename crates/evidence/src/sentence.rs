@@ -14,13 +14,28 @@ pub fn sentence(record: &Record, principal: Option<&str>) -> String {
         "change" => change(record),
         "detection" => detection(record),
         "access" => access(record),
-        "heartbeat" => "The recorder gave a sign of life.".to_owned(),
-        "gap" => {
-            "The recorder stopped without a clean end; records may be missing here.".to_owned()
-        }
+        "heartbeat" => heartbeat(record).to_owned(),
+        "gap" => gap(record).to_owned(),
         kind => format!("A record of kind `{kind}`."),
     };
     shown(&text)
+}
+
+fn heartbeat(record: &Record) -> &'static str {
+    match record.text("event") {
+        Some("start") => "The recorder started.",
+        Some("stop") => "The recorder was stopped.",
+        _ => "The recorder gave a sign of life.",
+    }
+}
+
+fn gap(record: &Record) -> &'static str {
+    match record.text("gap") {
+        Some("database_failed") => {
+            "The database failed; what was asked for until here was refused, and not all of it recorded."
+        }
+        _ => "The recorder stopped without a clean end; records may be missing here.",
+    }
 }
 
 /// Names the agent of a record.

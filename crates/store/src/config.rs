@@ -8,7 +8,7 @@ use std::time::Duration;
 use countersign_model::TenantId;
 
 use crate::clock::{Clock, IdSource};
-use crate::limits::{COMMIT_DEADLINE_MS, QUEUE_RECORDS_MAX};
+use crate::limits::{COMMIT_DEADLINE_MS, HEARTBEAT_MS, QUEUE_RECORDS_MAX};
 
 /// Where the tables are.
 #[derive(Clone, Default)]
@@ -56,7 +56,7 @@ pub struct StoreConfig {
     pub queue: usize,
     /// The pause between two publications.
     pub publish_every: Duration,
-    /// The silence after which a heartbeat is recorded.
+    /// The silence of this gateway after which a heartbeat is recorded.
     pub heartbeat_every: Duration,
 }
 
@@ -76,7 +76,7 @@ impl StoreConfig {
             commit_deadline: Duration::from_millis(COMMIT_DEADLINE_MS),
             queue: QUEUE_RECORDS_MAX,
             publish_every: Duration::from_secs(1),
-            heartbeat_every: Duration::from_secs(60),
+            heartbeat_every: Duration::from_millis(HEARTBEAT_MS),
         }
     }
 }

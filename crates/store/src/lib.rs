@@ -35,6 +35,7 @@ mod prepare;
 mod publish;
 mod published;
 mod reader;
+mod recorder;
 mod registry;
 mod replay;
 mod rotation;

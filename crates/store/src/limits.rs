@@ -13,6 +13,9 @@ pub const COMMIT_DEADLINE_MS: u64 = 2_000;
 /// longer than callers wait, shorter than they would be without a ledger after a failover.
 pub const COMMIT_GIVEN_UP_MS: u64 = 10_000;
 
+/// Default silence of a gateway after which it records a heartbeat, in milliseconds.
+pub const HEARTBEAT_MS: u64 = 60_000;
+
 /// How often an idle gateway tells others that it is alive, in milliseconds.
 pub const STREAM_BEAT_MS: u64 = 1_000;
 

@@ -16,7 +16,6 @@ use countersign_ledger::tile::{
 use countersign_ledger::{
     Checkpoint, Frontier, Hash, HashReader, TilePath, TreeSize, VerifierKey, node_hash, tree,
 };
-use countersign_model::{Draft, Kind};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -386,14 +385,15 @@ impl Publisher {
 }
 
 impl Store {
-    /// Publishes again and again until the store is closed, and records heartbeats when nothing happens.
+    /// Publishes again and again until the store is closed, and records a heartbeat whenever this gateway
+    /// has recorded nothing else for a while.
     pub async fn publisher(&self) {
         let config = &self.inner.config;
         let shared = self.inner.servers.is_some();
         let rounds = if shared { ORDERED_PER_PUBLISHED } else { 1 };
         let mut ticks = tokio::time::interval(config.publish_every / rounds);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut size, mut since, mut round) = (0, Instant::now(), 0);
+        let (mut written, mut since, mut round) = (self.written(), Instant::now(), 0);
         loop {
             ticks.tick().await;
             if self.is_closed() {
@@ -409,17 +409,16 @@ impl Store {
             if let Err(error) = self.close_ended_days().await {
                 tracing::error!(%error, "a day cannot be closed");
             }
-            match self.publish_now().await {
-                Ok(now) if now != size => (size, since) = (now, Instant::now()),
-                Ok(_) if since.elapsed() >= config.heartbeat_every => {
-                    since = Instant::now();
-                    let beat = Draft::new(self.new_id(), Kind::Heartbeat);
-                    if let Err(error) = self.append(beat).await {
-                        tracing::warn!(%error, "a heartbeat cannot be recorded");
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "the log cannot be published"),
+            if let Err(error) = self.publish_now().await {
+                tracing::error!(%error, "the log cannot be published");
+            }
+            // Of its own stream: records of other gateways do not say that this one lives.
+            if self.written() != written {
+                (written, since) = (self.written(), Instant::now());
+            } else if since.elapsed() >= config.heartbeat_every {
+                since = Instant::now();
+                self.beat().await;
+                written = self.written();
             }
         }
     }

@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) forked: AtomicBool,
     /// When the next day is to be closed, as far as this process knows.
     pub(crate) next_close_ms: AtomicU64,
+    /// How many records this process has written.
+    pub(crate) written: AtomicU64,
     pub(crate) registry: Registry,
     pub(crate) publishing: tokio::sync::Mutex<publish::Publisher>,
     /// The keys that ever signed the log, as the publisher knows them.
@@ -226,6 +228,7 @@ impl Store {
             registry_version: AtomicI64::new(0),
             forked: AtomicBool::new(false),
             next_close_ms: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             publishing: tokio::sync::Mutex::new(publisher),
             log_keys,
             subjects,
@@ -588,7 +591,7 @@ impl Store {
         })?;
         let settled = &self.inner.settled;
         let mut answer = Answer { receiver, call, settled };
-        match timeout_at(deadline, &mut answer.receiver).await {
+        let done = match timeout_at(deadline, &mut answer.receiver).await {
             Ok(done) => {
                 answer.call = None;
                 done.unwrap_or_else(|_| Err(StoreError::unavailable("the commit came too late")))
@@ -597,7 +600,11 @@ impl Store {
             Err(_) => answer
                 .close()
                 .unwrap_or_else(|| Err(StoreError::unavailable("the commit takes too long"))),
+        };
+        if matches!(done, Ok(Done::Recorded(_) | Done::Refused { .. })) {
+            self.inner.written.fetch_add(1, Ordering::Relaxed);
         }
+        done
     }
 }
 

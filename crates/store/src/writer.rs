@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_model::{Draft, Kind, OutcomeStatus, ReasonCode, RecordId};
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
@@ -117,12 +118,14 @@ pub(crate) struct Writer {
     orphans: Vec<(RecordId, OutcomeStatus)>,
     unmoved_bytes: usize,
     next_purge_ms: i64,
+    /// Whether the database failed and nothing was recorded since.
+    paused: bool,
 }
 
 impl Writer {
     pub(crate) fn new(context: Context, conn: Conn, head: Head) -> Self {
         let (open, orphans) = (Some((conn, head)), Vec::new());
-        Self { context, open, orphans, unmoved_bytes: 0, next_purge_ms: 0 }
+        Self { context, open, orphans, unmoved_bytes: 0, next_purge_ms: 0, paused: false }
     }
 
     /// Serves until the last sender is gone or a stop is asked for.
@@ -234,6 +237,7 @@ impl Writer {
                 sqlite::truncate_wal(&mut conn).await?;
                 let mut conn = Conn::Sqlite(conn);
                 let head = load_head(&mut conn, &context.tenant, &context.replica).await?;
+                self.paused = true;
                 (conn, head)
             }
             Place::Servers { servers, instance } => {
@@ -260,6 +264,7 @@ impl Writer {
         match done {
             Ok((head, done)) => {
                 self.open = Some((conn, head));
+                self.paused &= done.is_empty();
                 self.answer(jobs, done);
             }
             Err(error) => {
@@ -288,6 +293,12 @@ impl Writer {
         }
         let now = self.context.clock.now_ms();
         batch.now = now;
+        if self.paused {
+            batch
+                .run(&mut pause(&self.context, &batch.head)?, Work::Record(Vec::new()))
+                .await?
+                .ok();
+        }
         if let Some(back) = step_back(batch.head.clock_ms, now) {
             batch.run(&mut clock_step(&self.context, back)?, Work::Record(Vec::new())).await?.ok();
         }
@@ -331,6 +342,7 @@ impl Writer {
             match self.transact_orphans(&mut conn, head, chunk).await {
                 Ok(head) => {
                     self.open = Some((conn, head));
+                    self.paused = false;
                     chunk.iter().for_each(|(call, _)| self.context.settled.announce(*call));
                 }
                 Err(error) => {
@@ -352,6 +364,12 @@ impl Writer {
         let ending: Vec<_> = calls.iter().map(|(call, _)| *call).collect();
         let mut batch = Batch::begin(conn, tenant, replica, head, &ending).await?;
         batch.now = self.context.clock.now_ms();
+        if self.paused {
+            batch
+                .run(&mut pause(&self.context, &batch.head)?, Work::Record(Vec::new()))
+                .await?
+                .ok();
+        }
         for (call, status) in calls {
             let (mut prepared, settlement) = closing_outcome(&self.context, *call, *status)?;
             // A call that is not open was never durable, or has an outcome: there is nothing to settle.
@@ -532,6 +550,17 @@ fn refuse(jobs: Vec<Job>) {
     for job in jobs {
         let _ = job.reply.send(Err(StoreError::unavailable("the database failed")));
     }
+}
+
+/// Prepares the record that says after which one the database failed; what came since was refused.
+fn pause(context: &Context, head: &Head) -> Result<Prepared, sqlx::Error> {
+    let last = json!({
+        "replica": context.replica, "epoch": head.epoch, "seq": head.seq.saturating_sub(1),
+    });
+    let draft = Draft::new(RecordId((context.ids)()), Kind::Gap)
+        .with("gap", "database_failed")
+        .with("last", last);
+    Prepared::public(&draft, &context.tenant).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 fn clock_step(context: &Context, back_ms: i64) -> Result<Prepared, sqlx::Error> {

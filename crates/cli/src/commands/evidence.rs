@@ -93,10 +93,10 @@ pub(crate) struct ListArgs {
 pub(super) struct Period {
     /// The first moment: RFC 3339, or a date, which begins at 00:00 UTC
     #[arg(long, value_name = "TIME", value_parser = |text: &str| parse(text, Edge::Start))]
-    from: i64,
+    pub(super) from: i64,
     /// The first moment that is left out: RFC 3339, or a date, of which nothing is included
     #[arg(long, value_name = "TIME", value_parser = |text: &str| parse(text, Edge::Start))]
-    to: i64,
+    pub(super) to: i64,
 }
 
 impl Period {

@@ -13,6 +13,7 @@ pub(crate) mod quickstart;
 pub(crate) mod reconcile;
 pub(crate) mod records;
 pub(crate) mod replay;
+pub(crate) mod report;
 pub(crate) mod sample;
 pub(crate) mod serve;
 pub(crate) mod show;

@@ -13,7 +13,8 @@ use super::manifest::{FORMAT, ListEntry, Manifest, Point, SampleEntry, SampleIte
 use super::output::{Nowhere, Output, Sink};
 use super::sample::Sample;
 use super::survey::Survey;
-use super::{PackageError, sheet, table, text};
+use super::{PackageError, recorder, sheet, table, text};
+use crate::coverage::Coverage;
 use crate::csv::header;
 use crate::{Record, time};
 
@@ -81,7 +82,7 @@ pub(crate) fn derive<S: LogSource, K: Sink>(
     let draw = request.sample.draw.clone().unwrap_or_else(|| log.end.root.to_base64());
     let mut sample = Sample::new(&draw, request.sample.n);
     let mut roots = Roots::new(&log.stored);
-    let mut survey = Survey::new(scope);
+    let (mut survey, mut coverage) = (Survey::new(scope), Coverage::default());
     for list in List::ALL {
         for (path, columns) in list.tables().iter().zip(table::columns(list)) {
             out.line(path, &header(columns))?;
@@ -92,6 +93,7 @@ pub(crate) fn derive<S: LogSource, K: Sink>(
         for entry in leaves.bundle(bundle)? {
             let index = roots.add(&entry, &survey);
             let record = Record::parse(index.0, entry)?;
+            coverage.add(&record);
             let Some(list) = survey.add(&record) else { continue };
             out.line(&list.records(), &leaf_line(&record))?;
             if list == List::Decisions {
@@ -122,6 +124,7 @@ pub(crate) fn derive<S: LogSource, K: Sink>(
     for list in List::ALL {
         out.text(&sheet::path(list), &sheet::sheet(list, scope, &manifest, &survey, &out.files)?)?;
     }
+    recorder::derive(&coverage, scope, &manifest, out)?;
     out.text("attestation.txt", &text::attestation(&manifest, survey.gaps.len()))?;
     Ok(manifest)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::PackageError;
 use super::list::{List, Scope};
@@ -22,6 +22,16 @@ pub(crate) const LIMITATIONS: [&str; 6] = [
 /// Returns the path of a list's sheet.
 pub(crate) fn path(list: List) -> String {
     format!("ipe/{}.json", list.name())
+}
+
+/// Says which part of which log a list was derived from.
+pub(crate) fn source(manifest: &Manifest) -> Value {
+    json!({
+        "log": manifest.origin,
+        "checkpoint_start": manifest.checkpoint_start,
+        "checkpoint_end": manifest.checkpoint_end,
+        "leaf_range": [manifest.first_leaf, manifest.checkpoint_end.size],
+    })
 }
 
 /// Returns the sheet of a list.
@@ -61,12 +71,7 @@ pub(crate) fn sheet(
         },
         "period_semantics": "[from, to)",
         "period_is_over": manifest.period_is_over,
-        "source": {
-            "log": manifest.origin,
-            "checkpoint_start": manifest.checkpoint_start,
-            "checkpoint_end": manifest.checkpoint_end,
-            "leaf_range": [manifest.first_leaf, manifest.checkpoint_end.size],
-        },
+        "source": source(manifest),
         "row_count": totals.rows,
         "control_totals": {
             "by_day": totals.by_day,

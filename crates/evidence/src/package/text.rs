@@ -113,6 +113,8 @@ fn contents(manifest: &Manifest, signed: bool) -> String {
          spreadsheet would take for a formula has a leading `'`, and `csv_escaped` names its column.\n\
          - `records/` has the same records as they were committed, one JSON object per line: `index` is the\n  \
          position in the log, `leaf` the bytes that were hashed.\n\
+         - `coverage/recorder.csv` says when each gateway's recorder was up, down or in a gap; per gateway, its rows\n  \
+         fill the period without overlap or hole.\n\
          - `ipe/` has a sheet per list: source, query, parameters, totals, what is left out.\n\
          - `log/` has the whole published log from its first record to the last checkpoint (C2SP\n  \
          tlog-tiles), not only the period: every record that a list leaves out can be seen and judged.\n\

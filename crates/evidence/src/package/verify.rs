@@ -21,6 +21,7 @@ use super::limits::MANIFEST_BYTES_MAX;
 use super::list::List;
 use super::manifest::{FORMAT, FileEntry, Manifest, signed_text};
 use super::output::{Against, Output, digest};
+use super::recorder;
 use crate::folder::{LogFolder, walk};
 use crate::time::utc;
 use crate::timestamp::{self, Roots};
@@ -131,8 +132,10 @@ pub fn verify(
     if check_log(root, options, &mut verdict, progress)? {
         check_lists(root, &manifest, &bytes, &disk, &keys, &mut verdict, progress)?;
     } else {
-        verdict
-            .not_checked("records/, csv/, ipe/, proofs/", "the log in the package does not hold");
+        verdict.not_checked(
+            "records/, csv/, coverage/, ipe/, proofs/",
+            "the log in the package does not hold",
+        );
     }
     verdict.not_checked("README.md, verify.py", "only their hashes: they are for people to read");
     verdict.not_checked("private fields", "the package opens none of them");
@@ -387,6 +390,9 @@ fn report_lists(derived: &Manifest, against: &Against, verdict: &mut Verdict) {
         for path in list.tables().iter().filter(|path| good(path)) {
             verdict.pass(path, format!("{rows} rows, derived again byte for byte"));
         }
+    }
+    if good(&recorder::PATH.to_owned()) {
+        verdict.pass(recorder::PATH, "it fills the period, derived again byte for byte");
     }
     for (folder, what) in [
         ("ipe/", "sheets, derived again byte for byte"),

@@ -220,10 +220,11 @@ async fn t4_a_failing_database_refuses_and_service_resumes_by_itself() {
     let after = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap());
     assert_eq!(
         after.index().unwrap().0,
-        before.index().unwrap().0 + 1,
-        "nothing of the failed batches is left"
+        before.index().unwrap().0 + 2,
+        "a gap record tells of the fault; nothing of the failed batches is left"
     );
     store.shutdown().await.unwrap();
+    assert_eq!(count(&world, "gap", "gap", "database_failed").await, 1);
     countersign_store::fsck::check(&world.path(), None, &mut |_, _| {}).await.unwrap();
 }
 
