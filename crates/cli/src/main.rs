@@ -1,5 +1,6 @@
 //! The one binary of Countersign: configuration, wiring, signals, and a command per job.
 
+mod access;
 mod anchors;
 mod bridge;
 mod client;

@@ -79,6 +79,9 @@ async fn r_066_r_153_r_160_an_auditor_checks_a_package_and_draws_a_sample_offlin
     let package = desk.path().join("evidence");
     let out = package.to_str().unwrap();
 
+    // A package ends before the record that it was built.
+    let kept = desk.path().join("kept.checkpoint");
+    std::fs::copy(project.join("countersign-data/log/checkpoint"), &kept).unwrap();
     let built = [&["evidence", "package", "--out", out, "--json"], &ALL[..]].concat();
     let built = json(&run(project, &built));
     let listed = built["manifest"]["lists"].as_array().unwrap().iter();
@@ -92,7 +95,6 @@ async fn r_066_r_153_r_160_an_auditor_checks_a_package_and_draws_a_sample_offlin
     let verify = ["verify", "--package", out, "--vkey", vkey];
     let verified = json(&run(desk.path(), &[&verify[..], &["--json"]].concat()));
     assert_eq!(verified["ok"], true, "{verified}");
-    let kept = project.join("countersign-data/log/checkpoint");
     let kept = ["--pinned", kept.to_str().unwrap()];
     let said = text(&run(desk.path(), &[&verify[..], &kept].concat()));
     assert!(
@@ -246,4 +248,88 @@ async fn the_recorders_coverage_tells_a_crash_from_a_stop_and_fills_the_period()
     let last = said.lines().last().unwrap();
     assert!(last.starts_with("FAILED: `coverage/recorder.csv`, row 8: "), "{last}");
     assert!(last.contains("column 2: `down` instead of `gap`"), "{last}");
+}
+
+/// Every file below a folder with its bytes.
+fn contents(root: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let (mut found, mut folders) = (std::collections::BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else {
+                let name = entry.strip_prefix(root).unwrap().to_owned();
+                found.insert(name, std::fs::read(&entry).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn reading_by_the_command_line_is_recorded_before_anything_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = history(folder.path()).await;
+    let dir = folder.path();
+    let desk = tempfile::tempdir().unwrap();
+    let package = |name: &str| desk.path().join(name).to_str().unwrap().to_owned();
+    let (first, second) = (package("first"), package("second"));
+
+    // Without a gateway.
+    text(&run(dir, &[&["evidence", "package", "--out", &first], &ALL[..]].concat()));
+    text(&run(dir, &[&["evidence", "list", "--kind", "decisions"], &ALL[..]].concat()));
+    text(&run(dir, &["sample", "--n", "3", "--draw", "7"]));
+    text(&run(dir, &["records", "query", "--principal", "dana", "--kind", "decision", "--csv"]));
+    // With one.
+    let gateway = project.serve();
+    text(&run(dir, &["records", "tail", "-n", "2"]));
+    text(&run(dir, &["report", "coverage", "--from", "2020-01-01", "--to", "2100-01-01"]));
+    let told = run(dir, &["records", "query", "--kind", "access", "--json"]);
+    let mut records: Vec<Value> =
+        text(&told).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    records.reverse();
+    let commands: Vec<_> = records.iter().map(|it| it["command"].as_str().unwrap()).collect();
+    let expected = [
+        "evidence-package",
+        "evidence-list",
+        "sample",
+        "records-query",
+        "records-tail",
+        "report-coverage",
+    ];
+    assert_eq!(commands, expected, "one each, and not yet the one of this query");
+    let counts: Vec<_> = records.iter().map(|it| it["count"].as_u64()).collect();
+    assert_eq!(counts, [None, Some(7), Some(3), Some(7), Some(2), None]);
+    for record in &records {
+        assert_eq!((&record["plane"], &record["role"]), (&"local".into(), &"admin".into()));
+        assert_eq!(record["identity"], "claimed");
+        assert_eq!(record["principal"], records[0]["principal"], "one account ran all of them");
+    }
+    let account = Command::new("id").arg("-un").output().unwrap();
+    let account = format!("account:{}", text(&account).trim());
+    let shown = json(&run(dir, &["show", records[3]["record_id"].as_str().unwrap(), "--json"]));
+    let shown = shown.to_string();
+    assert!(shown.contains(&account), "{shown}");
+    assert!(!shown.contains("dana"), "a person who is asked for is a pseudonym: {shown}");
+
+    // A gateway that hangs records nothing, so nothing is shown.
+    let pid = gateway.child.id().to_string();
+    let signal = |name: &str| Command::new("kill").args([name, pid.as_str()]).status().unwrap().success();
+    assert!(signal("-STOP"));
+    let refused = run(dir, &["records", "query", "--kind", "decision"]);
+    assert!(signal("-CONT"));
+    assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(1), &b""[..]));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("the reading cannot be recorded, so nothing is shown"), "{said}");
+    gateway.stop();
+
+    // Who builds on the same checkpoint later gets the same bytes, and that is recorded too.
+    let manifest = std::fs::read(Path::new(&first).join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let size = manifest["checkpoint_end"]["size"].to_string();
+    assert_eq!(records[0]["tree_size"].to_string(), size);
+    let again = ["evidence", "package", "--out", &second, "--at", &size];
+    text(&run(dir, &[&again[..], &ALL].concat()));
+    assert!(contents(Path::new(&first)) == contents(Path::new(&second)));
+    text(&run(dir, &["verify"]));
 }

@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::LocalAccess;
 use crate::answer::{ApiError, ErrorBody, json_response};
 use crate::limits::{
     BODY_BYTES_MAX, BODY_READ_TIMEOUT, OPERATOR_TIMEOUT, OVERLAP_MS_MAX, REASON_BYTES_MAX,
@@ -43,6 +44,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Console>> {
         .routes(routes!(erase))
         .routes(routes!(set_hold))
         .routes(routes!(lift_hold))
+        .routes(routes!(record_access))
 }
 
 /// Lists all agents
@@ -385,6 +387,30 @@ async fn lift_hold(
     let place = console.store.lift_hold(&subject, reason.as_deref(), &caller.actor).await?;
     let answer = json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)});
     Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// Records what the command line is about to show, which reads the files of the installation itself
+#[utoipa::path(
+    post,
+    path = "/api/v1/access",
+    tag = "records",
+    request_body = LocalAccess,
+    responses(
+        (status = 201, description = "`{\"record_id\": \"…\", \"index\": 3}`", body = Object),
+        Refusals,
+    )
+)]
+async fn record_access(
+    State(console): State<Arc<Console>>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer {
+    let Some(access) = read::<Option<LocalAccess>>(body).await? else {
+        return Err(ApiError::missing(vec!["account", "command", "tree_size", "filters"]));
+    };
+    let place = access.record(&console.store, caller.key_id.as_deref()).await?;
+    let answer = json!({"record_id": place.record_id, "index": place.index.map(|index| index.0)});
+    Ok(json_response(StatusCode::CREATED, &answer))
 }
 
 fn check_reason(reason: Option<&str>) -> Result<(), ApiError> {

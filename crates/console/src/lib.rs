@@ -7,7 +7,7 @@
 //! | `GET /log/{tenant}/tile/entries/…` | auditor | entry bundles: they name agents and tools |
 //! | `GET /api/v1/records`, `/records/{id}`, `…/proof`, `/consistency` | viewer | records and proofs |
 //! | the same with private fields; `GET /api/v1/audit` | auditor | disclosures, calls in another shape |
-//! | the rest of `/api/v1/…` | admin | agents, tokens, policy, pins, upstreams, reconciliation, erasure |
+//! | the rest of `/api/v1/…` | admin | agents, tokens, policy, pins, upstreams, reconciliation, erasure, readings by the command line |
 //!
 //! A credential is the [`ControlToken`], which is an administrator's, or a named token ([`Tokens`]) with its
 //! [`Role`]. What is not named here takes an administrator, unknown routes too, and any other credential is
@@ -42,6 +42,7 @@ use axum::Router;
 use axum::routing::get;
 use countersign_store::{Reader, Store};
 
+pub use access::{LocalAccess, ReadingCommand};
 pub use operator::{BoxFuture, Operator, OperatorError, UpstreamSpec};
 pub use role::Role;
 pub use token::{ControlToken, TokenError};

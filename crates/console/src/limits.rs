@@ -21,6 +21,9 @@ pub const OVERLAP_MS_MAX: u64 = 90 * 24 * 60 * 60 * 1_000;
 /// Most bytes of an operator's reason.
 pub const REASON_BYTES_MAX: usize = 2_000;
 
+/// Longest name of an account of the operating system, in bytes.
+pub const ACCOUNT_BYTES_MAX: usize = 256;
+
 /// Records on a page unless the request says otherwise.
 pub const PAGE_RECORDS: u32 = 100;
 

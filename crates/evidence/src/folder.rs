@@ -75,13 +75,17 @@ impl LogFolder {
         self.checkpoint.as_deref()
     }
 
+    /// Returns the size that the checkpoint says, whoever signed it.
+    #[must_use]
+    pub fn size(&self) -> Option<TreeSize> {
+        let note = Note::parse(self.checkpoint.as_deref()?).ok()?;
+        Checkpoint::parse(note.text()).ok().map(|point| point.size)
+    }
+
     /// Returns whether no stored checkpoint is newer; the check of the log says what is wrong if one is.
     fn is_newest(&self) -> bool {
         let stored = self.stored();
-        let note = self.checkpoint.as_deref().and_then(|note| Note::parse(note).ok());
-        let size =
-            note.and_then(|note| Checkpoint::parse(note.text()).ok()).map(|point| point.size);
-        size.is_none_or(|size| stored.max().is_none_or(|newest| newest <= size))
+        self.size().is_none_or(|size| stored.max().is_none_or(|newest| newest <= size))
     }
 
     fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {

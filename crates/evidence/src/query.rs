@@ -134,8 +134,7 @@ pub async fn page(
     before: LeafIndex,
     limit: u32,
 ) -> Result<Page, EvidenceError> {
-    let mut rows = Rows::open(reader, filter).await?;
-    rows.query.before = Some(before);
+    let mut rows = Rows::open(reader, filter).await?.before(before);
     // One more than asked for: whether there is another page is known, not guessed.
     rows.query.limit = limit.saturating_add(1);
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -193,6 +192,25 @@ impl<'a> Rows<'a> {
             ..Query::default()
         };
         Ok(Self { reader, query, auth, page: VecDeque::new(), more: !contradiction })
+    }
+
+    /// Leaves out what stands at or after a position: what is recorded meanwhile.
+    #[must_use]
+    pub fn before(mut self, position: LeafIndex) -> Self {
+        self.query.before = Some(position);
+        self
+    }
+
+    /// Counts what is left, but at most `limit`.
+    ///
+    /// # Errors
+    /// [`EvidenceError::Store`].
+    pub async fn count(mut self, limit: u64) -> Result<u64, EvidenceError> {
+        let mut count = 0;
+        while count < limit && self.next().await?.is_some() {
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Returns the next record, `None` after the last.

@@ -163,6 +163,10 @@ fn access(record: &Record) -> String {
         1 => "1 record".to_owned(),
         count => format!("{count} records"),
     };
+    if let Some(command) = record.text("command") {
+        let count = if record.integer("count").is_some() { count } else { "records".to_owned() };
+        return format!("Somebody with access to the installation read {count} by `{command}`.");
+    }
     let route = record.text("route").unwrap_or_default();
     format!("A token of role `{role}`{key} read {count} over `{route}`.")
 }
@@ -214,8 +218,11 @@ mod tests {
             json!({"kind": "access", "result": "read", "role": "auditor", "key_id": "k2", "count": 25,
                 "route": "/api/v1/records"}),
             json!({"kind": "access", "result": "refused", "role": "viewer", "key_id": "k3", "needs": "auditor"}),
+            json!({"kind": "access", "result": "read", "role": "admin", "command": "sample", "count": 1}),
+            json!({"kind": "access", "result": "read", "role": "admin", "command": "evidence-package"}),
             json!({"kind": "gap", "gap": "unclean_stop"}),
             json!({"kind": "heartbeat"}),
+            json!({"kind": "heartbeat", "event": "start"}),
         ]
         .into_iter()
         .map(|leaf| say(&leaf))
@@ -238,8 +245,11 @@ Change of tool_pins `crm`: pinned.
 Noticed at server `crm`: tool_pin_mismatch.
 A token of role `auditor` with key `k2` read 25 records over `/api/v1/records`.
 A token of role `viewer` with key `k3` was refused what takes `auditor`.
+Somebody with access to the installation read 1 record by `sample`.
+Somebody with access to the installation read records by `evidence-package`.
 The recorder stopped without a clean end; records may be missing here.
 The recorder gave a sign of life.
+The recorder started.
 "##);
     }
 }

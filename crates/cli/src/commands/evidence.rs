@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
+use countersign_console::ReadingCommand;
 use countersign_evidence::folder::LogFolder;
 use countersign_evidence::package::{
     self, Filters, List, Manifest, PackageError, Request, SampleRequest, Scope,
@@ -15,10 +16,11 @@ use countersign_evidence::time::{Edge, parse};
 use countersign_evidence::{query, shown};
 use countersign_ledger::{SigningKey, TreeSize};
 use countersign_store::Keystore;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::records::{log_keys, open, whole_or_cut};
 use super::verify::bar;
+use crate::access::Reading;
 use crate::config::Config;
 use crate::paths::Paths;
 
@@ -47,7 +49,8 @@ The auditor checks it, offline:
   python3 ./evidence-2026-11/verify.py log ./evidence-2026-11/log --vkey log.vkey
 
 The folder must not exist. A package opens no private fields; it holds the whole log up to its last
-checkpoint, so that everything it leaves out can be seen. Building one changes nothing.")]
+checkpoint, so that everything it leaves out can be seen. That one is built is recorded first (`access`),
+after the checkpoint it stands on.")]
 pub(crate) struct PackageArgs {
     #[command(flatten)]
     period: Period,
@@ -137,20 +140,27 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
 }
 
 async fn build(args: PackageArgs, paths: &Paths) -> anyhow::Result<String> {
+    if args.out.symlink_metadata().is_ok() {
+        return Err(PackageError::Exists(args.out).into());
+    }
     let sample = SampleRequest { draw: args.draw, n: args.sample };
     let request = request(args.period, args.which, sample, paths).await?;
     let (key, keys) = (signing_key(paths)?, log_keys(paths)?);
-    let folder = paths.log();
+    let log = match args.at {
+        None => LogFolder::open(&paths.log()),
+        Some(size) => LogFolder::open_at(&paths.log(), TreeSize(size)),
+    };
+    let log = log.map_err(|error| explained(error.into()))?;
+    let tree_size = log.size().map_or(0, |size| size.0);
+    let filters = asked(&request);
+    let command = ReadingCommand::EvidencePackage;
+    Reading { command, count: None, tree_size, filters }.record(paths).await?;
     let bar = bar("package");
     let mut progress = |done: u64, all: u64| {
         bar.set_length(all);
         bar.set_position(done);
     };
     let built = tokio::task::block_in_place(|| {
-        let log = match args.at {
-            None => LogFolder::open(&folder),
-            Some(size) => LogFolder::open_at(&folder, TreeSize(size)),
-        }?;
         package::build(&log, &keys, key.as_ref(), &request, &args.out, &mut progress)
     });
     bar.finish_and_clear();
@@ -172,6 +182,11 @@ async fn list(args: ListArgs, paths: &Paths) -> anyhow::Result<String> {
     let request = request(args.period, args.which, sample, paths).await?;
     let manifest = survey(&request, paths)?;
     let totals = manifest.totals(list).cloned().unwrap_or_default();
+    let mut filters = asked(&request);
+    filters["list"] = list.name().into();
+    let (command, count) = (ReadingCommand::EvidenceList, Some(totals.rows));
+    let tree_size = manifest.checkpoint_end.size;
+    Reading { command, count, tree_size, filters }.record(paths).await?;
     let rule = list.rule(&request.scope);
     if args.json {
         let value = json!({
@@ -215,6 +230,17 @@ pub(super) async fn request(
     let filters = Filters { agent, tool: which.tool, decision: which.decision };
     let scope = Scope { from_ms: period.from, to_ms: period.to, filters };
     Ok(Request { scope, sample, generator: env!("CARGO_PKG_VERSION").to_owned() })
+}
+
+/// Says what was asked for, for the record of the reading.
+pub(super) fn asked(request: &Request) -> Value {
+    let (from, to) = request.scope.ends();
+    let Filters { agent, tool, decision } = &request.scope.filters;
+    let SampleRequest { draw, n } = &request.sample;
+    json!({
+        "from": from, "to": to, "agent": agent, "tool": tool, "decision": decision,
+        "draw": draw, "sample": n,
+    })
 }
 
 /// Counts an installation's published log.

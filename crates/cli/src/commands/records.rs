@@ -7,13 +7,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use countersign_console::ReadingCommand;
 use countersign_evidence::csv::CsvWriter;
 use countersign_evidence::query::{self, Filter, Rows};
 use countersign_evidence::time::{Edge, parse, utc};
 use countersign_evidence::{Record, cut, shown};
 use countersign_ledger::{LeafIndex, VerifierKey};
 use countersign_store::{Keystore, Reader};
+use serde_json::{Value, json};
 
+use crate::access::Reading;
 use crate::config::Config;
 use crate::paths::Paths;
 use crate::run::store_config;
@@ -97,8 +100,8 @@ pub(crate) struct TailArgs {
 pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitCode> {
     let reader = open(paths).await?;
     let done = match command {
-        Command::Query(args) => search(&reader, *args).await,
-        Command::Tail(args) => tail(&reader, &args).await,
+        Command::Query(args) => search(&reader, *args, paths).await,
+        Command::Tail(args) => tail(&reader, &args, paths).await,
     };
     reader.close().await;
     whole_or_cut(done.map(|()| ExitCode::SUCCESS))
@@ -140,7 +143,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-async fn search(reader: &Reader, args: QueryArgs) -> anyhow::Result<()> {
+async fn search(reader: &Reader, args: QueryArgs, paths: &Paths) -> anyhow::Result<()> {
     let (json, csv) = (args.json, args.csv);
     let limit = match args.limit {
         Some(0) => u64::MAX,
@@ -148,7 +151,14 @@ async fn search(reader: &Reader, args: QueryArgs) -> anyhow::Result<()> {
         None if json || csv => u64::MAX,
         None => TABLE_ROWS,
     };
-    let mut rows = Rows::open(reader, filter(args)).await?;
+    let filter = filter(args);
+    // The reading is recorded too, so the answer is that of the log before it.
+    let size = reader.size().await?;
+    let count =
+        Rows::open(reader, filter.clone()).await?.before(LeafIndex(size)).count(limit).await?;
+    let (command, filters) = (ReadingCommand::RecordsQuery, asked(&filter));
+    Reading { command, count: Some(count), tree_size: size, filters }.record(paths).await?;
+    let mut rows = Rows::open(reader, filter).await?.before(LeafIndex(size));
     let mut out = io::BufWriter::new(io::stdout().lock());
     let count = match (json, csv) {
         (true, _) => print_json(&mut rows, limit, &mut out).await?,
@@ -180,6 +190,16 @@ fn filter(args: QueryArgs) -> Filter {
         from_ms: args.from,
         until_ms: args.to,
     }
+}
+
+/// Says what was asked for, for the record of the reading.
+fn asked(filter: &Filter) -> Value {
+    let Filter { agent, principal, tool, policy, decision, kind, result, from_ms, until_ms } =
+        filter;
+    json!({
+        "agent": agent, "principal": principal, "tool": tool, "policy": policy, "decision": decision,
+        "kind": kind, "result": result, "from": from_ms.map(utc), "to": until_ms.map(utc),
+    })
 }
 
 async fn print_json(rows: &mut Rows<'_>, limit: u64, out: &mut impl Write) -> anyhow::Result<u64> {
@@ -272,8 +292,12 @@ fn line(cells: &[String; 5], id: &str) -> String {
     line
 }
 
-async fn tail(reader: &Reader, args: &TailArgs) -> anyhow::Result<()> {
+async fn tail(reader: &Reader, args: &TailArgs, paths: &Paths) -> anyhow::Result<()> {
     let size = reader.size().await?;
+    let command = ReadingCommand::RecordsTail;
+    let count = if args.follow { None } else { Some(size.min(u64::from(args.last))) };
+    let filters = json!({"last": args.last, "follow": args.follow});
+    Reading { command, count, tree_size: size, filters }.record(paths).await?;
     let mut next = size.saturating_sub(u64::from(args.last));
     let mut known = names(reader).await?;
     let terminal = io::stdout().is_terminal();

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::ensure;
+use countersign_console::ReadingCommand;
 use countersign_evidence::coverage::{Coverage, Interval, State, durations};
 use countersign_evidence::time::{duration, utc};
 use countersign_evidence::{Record, shown};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use super::evidence::Period;
 use super::records::{open, whole_or_cut};
 use super::verify::bar;
+use crate::access::Reading;
 use crate::clock::SystemClock;
 use crate::paths::Paths;
 
@@ -53,6 +55,14 @@ pub(crate) async fn run(command: Command, paths: &Paths) -> anyhow::Result<ExitC
     let found = coverage(&reader, args.period).await;
     reader.close().await;
     let found = found?;
+    let Period { from, to } = found.period;
+    let reading = Reading {
+        command: ReadingCommand::ReportCoverage,
+        count: None,
+        tree_size: found.size,
+        filters: json!({"from": utc(from), "to": utc(to)}),
+    };
+    reading.record(paths).await?;
     let text = if args.json { format!("{:#}\n", found.json()) } else { found.text()? };
     let printed = io::stdout().write_all(text.as_bytes());
     whole_or_cut(printed.map(|()| ExitCode::SUCCESS).map_err(Into::into))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use countersign_console::ReadingCommand;
 use countersign_evidence::package::{List, Sample, SampleItem, SampleRequest, script};
 use countersign_evidence::shown;
 use countersign_evidence::time::{Edge, parse};
@@ -14,15 +15,16 @@ use countersign_ledger::LeafIndex;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::evidence::{Period, Which, request, survey};
+use super::evidence::{Period, Which, asked, request, survey};
 use super::records::whole_or_cut;
+use crate::access::Reading;
 use crate::paths::Paths;
 
 /// Draw a sample of decisions, the same for everyone who has the number.
 ///
 /// The rank of a record is SHA-256 of the draw, a colon and its id; the n smallest are the sample. The
 /// auditor chooses the draw, so that nobody else can steer it. The population is the published log, or the
-/// decisions of a package.
+/// decisions of a package. A draw from the log is itself recorded (`access`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   countersign sample --n 25 --draw 4711 --from 2026-11-01 --to 2026-12-01
@@ -87,6 +89,10 @@ async fn from_log(args: &Args, n: usize, paths: &Paths) -> anyhow::Result<Drawn>
     let request = request(period, args.which.clone(), sample, paths).await?;
     let manifest = survey(&request, paths)?;
     let population = manifest.totals(List::Decisions).map_or(0, |totals| totals.rows);
+    let count = u64::try_from(manifest.sample.items.len()).ok();
+    let tree_size = manifest.checkpoint_end.size;
+    let (command, filters) = (ReadingCommand::Sample, asked(&request));
+    Reading { command, count, tree_size, filters }.record(paths).await?;
     Ok(Drawn { population, items: manifest.sample.items, narrowed })
 }
 
