@@ -13,8 +13,10 @@ use super::{Column, Conn, Pool, warnings};
 use crate::StoreError;
 
 /// The schema, one text per version.
-const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("../../migrations/postgres/0001_ledger.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../../migrations/postgres/0001_ledger.sql")),
+    (4, include_str!("../../migrations/postgres/0004_executions.sql")),
+];
 
 /// Oldest server, as `server_version_num` has it.
 const VERSION_MIN: i64 = 150_000;

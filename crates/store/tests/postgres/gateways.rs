@@ -555,3 +555,69 @@ async fn the_key_of_a_shared_log_is_replaced() {
     let checked = fsck::check_shared(&site.folder("g2"), &config, &mut |_, _| {}).await;
     checked.unwrap_or_else(|bad| panic!("the database: {bad}"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r_035_the_view_has_one_row_per_agent_and_key_and_one_tenant() {
+    let site = Site::new();
+    let store = site.gateway("g1").await;
+    let shown = |columns: &str| {
+        site.sql(&format!(
+            "SET ROLE countersign_reader; SET countersign.tenant = 'acme';
+             SELECT {columns} FROM countersign.exogram_executions ORDER BY evaluation_id"
+        ))
+    };
+    let first = recorded(store.commit_intent(site.world.claiming("k", 1)).await.unwrap());
+    let call = first.evaluation_id();
+    assert_eq!(shown("status"), "EVALUATED");
+    let other = store.commit_intent(site.world.claiming("k", 2)).await.unwrap();
+    assert!(matches!(other, Committed::Refused { .. }));
+    let done = site.world.outcome(call, OutcomeStatus::Executed, Some("\"done\""));
+    store.commit_outcome(done).await.unwrap();
+    let again = store.commit_intent(site.world.claiming("k", 1)).await.unwrap();
+    assert!(matches!(again, Committed::Replayed(_)));
+    assert_eq!(
+        shown(
+            "evaluation_id, length(idempotency_key), user_id, action_type, status,
+             context_snapshot ->> 'decision', executed_at AT TIME ZONE 'UTC', pg_typeof(executed_at)"
+        ),
+        format!(
+            "{call}|43|{}|crm/update|EXECUTED|allow|2026-11-21 00:00:00|timestamp with time zone",
+            crate::common::agent()
+        )
+    );
+    let lost = recorded(store.commit_intent(site.world.claiming("l", 1)).await.unwrap());
+    let outcome = site.world.outcome(lost.evaluation_id(), OutcomeStatus::NotForwarded, None);
+    store.commit_outcome(outcome).await.unwrap();
+    site.world.clock.advance(1);
+    let open = recorded(store.commit_intent(site.world.claiming("l", 1)).await.unwrap());
+    let unsent = recorded(store.commit_intent(site.world.intent()).await.unwrap());
+    let outcome = site.world.outcome(unsent.evaluation_id(), OutcomeStatus::NotForwarded, None);
+    store.commit_outcome(outcome).await.unwrap();
+    let denial = Draft::new(site.world.id(), Kind::Decision).with("decision", "deny");
+    store.append(denial).await.unwrap();
+    assert_eq!(open.index(), None);
+    assert_eq!(shown("status"), "EXECUTED\nEVALUATED\nBLOCKED\nBLOCKED");
+    let columns = "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
+                    WHERE attrelid = 'countersign.exogram_executions'::regclass";
+    let expected =
+        "evaluation_id idempotency_key user_id action_type status context_snapshot executed_at";
+    assert_eq!(site.sql(columns), expected);
+    // Another tenant sees nothing, the gateway's own role has no view, and nobody writes it.
+    let count = "SELECT count(*) FROM countersign.exogram_executions";
+    let other = format!("SET ROLE countersign_reader; SET countersign.tenant = 'other'; {count}");
+    assert_eq!(site.sql(&other), "0");
+    for (role, sql, why) in [
+        ("countersign_gateway", count, "permission denied"),
+        ("countersign_reader", "DELETE FROM countersign.exogram_executions", "cannot delete"),
+        (
+            "countersign",
+            "UPDATE countersign.exogram_executions SET status = 'BLOCKED'",
+            "cannot update",
+        ),
+    ] {
+        let refused = site.cluster.sql(&site.url, &format!("SET ROLE {role}; {sql}")).unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.contains(why) || refused.contains("permission denied"), "{refused}");
+    }
+    store.shutdown().await.unwrap();
+}

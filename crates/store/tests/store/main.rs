@@ -7,6 +7,8 @@ mod common;
 #[cfg(test)]
 mod erase;
 #[cfg(test)]
+mod executions;
+#[cfg(test)]
 mod fsck;
 #[cfg(test)]
 mod read;
