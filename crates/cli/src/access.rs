@@ -28,10 +28,8 @@ impl Reading {
     /// Without the record nothing may be shown.
     pub(crate) async fn record(self, paths: &Paths) -> anyhow::Result<()> {
         let Self { command, count, tree_size, filters } = self;
-        let filters = match filters {
-            Value::Object(filters) => filters.into_iter().filter(|(_, it)| !it.is_null()).collect(),
-            _ => Map::new(),
-        };
+        let mut filters = if let Value::Object(filters) = filters { filters } else { Map::new() };
+        filters.retain(|_, value| !value.is_null());
         let access = LocalAccess { account: account(), command, count, tree_size, filters };
         let recorded = match Control::find(paths).await {
             Some(control) => {

@@ -312,9 +312,16 @@ async fn reading_by_the_command_line_is_recorded_before_anything_is_shown() {
     assert!(shown.contains(&account), "{shown}");
     assert!(!shown.contains("dana"), "a person who is asked for is a pseudonym: {shown}");
 
+    // The end of a period is left out, here as in packages; a day that is meant as the last one is no answer.
+    let day = ["records", "query", "--from", "2026-03-15", "--to", "2026-03-15"];
+    let empty = run(dir, &day);
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&empty.stderr).contains("for one day, name the next one"));
+
     // A gateway that hangs records nothing, so nothing is shown.
     let pid = gateway.child.id().to_string();
-    let signal = |name: &str| Command::new("kill").args([name, pid.as_str()]).status().unwrap().success();
+    let signal =
+        |name: &str| Command::new("kill").args([name, pid.as_str()]).status().unwrap().success();
     assert!(signal("-STOP"));
     let refused = run(dir, &["records", "query", "--kind", "decision"]);
     assert!(signal("-CONT"));

@@ -144,6 +144,7 @@ impl From<EvidenceError> for ApiError {
             EvidenceError::BadFilter { name, .. } => Self::parameter(name, message),
             EvidenceError::NotARecord { .. }
             | EvidenceError::NoDecision { .. }
+            | EvidenceError::EmptyPeriod
             | EvidenceError::BadTime(_)
             | EvidenceError::MalformedFile(_)
             | EvidenceError::NotProven { .. }

@@ -86,6 +86,7 @@ impl Listing {
                 return Err(unknown(name));
             }
         }
+        filter.check_period().map_err(|error| wrong("to", &error))?;
         if shape == Shape::Acp {
             calls_only(&mut filter)?;
         }

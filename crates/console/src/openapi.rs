@@ -87,7 +87,7 @@ pub(crate) struct ListParams {
     kind: Option<String>,
     /// The first moment: RFC 3339, or a date (UTC)
     from: Option<String>,
-    /// The end: RFC 3339 (that moment is left out), or a date, which is included
+    /// The first moment that is left out: RFC 3339, or a date, of which nothing is included
     to: Option<String>,
     /// Records on a page
     #[param(minimum = 1, maximum = 1000, default = 100)]

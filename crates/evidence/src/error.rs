@@ -36,6 +36,9 @@ pub enum EvidenceError {
         "`{0}` is not a time; write 2026-03-15T03:00:00Z, 2026-03-15T03:00:00+01:00 or 2026-03-15"
     )]
     BadTime(String),
+    /// A period ends before it begins, or as it begins.
+    #[error("the period is empty: its end is left out; for one day, name the next one")]
+    EmptyPeriod,
     /// A filter's value is not one of those that there are.
     #[error("`{value}` is no {name}: expected {expected}")]
     BadFilter {

@@ -35,7 +35,7 @@ pub struct Filter {
     pub result: Option<String>,
     /// The first moment, in Unix milliseconds.
     pub from_ms: Option<i64>,
-    /// The first moment after the last one, in Unix milliseconds.
+    /// The first moment that is left out, in Unix milliseconds.
     pub until_ms: Option<i64>,
 }
 
@@ -65,10 +65,23 @@ impl Filter {
             "kind" => self.kind = Some(kind(value)?),
             "result" => self.result = Some(result(value)?),
             "from" => self.from_ms = Some(parse(value, Edge::Start)?),
-            "to" => self.until_ms = Some(parse(value, Edge::End)?),
+            "to" => self.until_ms = Some(parse(value, Edge::Start)?),
             _ => return Ok(false),
         }
         Ok(true)
+    }
+}
+
+impl Filter {
+    /// Refuses a period without a moment, which a date that is meant as its last day would make.
+    ///
+    /// # Errors
+    /// [`EvidenceError::EmptyPeriod`].
+    pub fn check_period(&self) -> Result<(), EvidenceError> {
+        match (self.from_ms, self.until_ms) {
+            (Some(from), Some(until)) if from >= until => Err(EvidenceError::EmptyPeriod),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -329,6 +342,15 @@ mod tests {
             assert_eq!(set.is_ok(), ok, "{name}={value}: {set:?}");
         }
         assert!(!Filter::default().set("form", "2026-03-15").unwrap());
+        let period = |from, to| {
+            let mut filter = Filter::default();
+            assert!(filter.set("from", from).unwrap() && filter.set("to", to).unwrap());
+            (filter.until_ms, filter.check_period().is_ok())
+        };
+        let (day, next) = ("2026-03-15", "2026-03-16");
+        assert_eq!(period(day, next), (Some(parse(next, Edge::Start).unwrap()), true));
+        assert!(period(day, "2026-03-15T00:00:01Z").1);
+        assert!(!period(day, day).1);
         let bad = kind("x").unwrap_err().to_string();
         assert!(bad.starts_with("`x` is no kind: expected one of `decision`, `outcome`"), "{bad}");
         let bad = decision("x").unwrap_err().to_string();

@@ -152,7 +152,7 @@ async fn build(args: PackageArgs, paths: &Paths) -> anyhow::Result<String> {
     };
     let log = log.map_err(|error| explained(error.into()))?;
     let tree_size = log.size().map_or(0, |size| size.0);
-    let filters = asked(&request);
+    let filters = asked(&request, None);
     let command = ReadingCommand::EvidencePackage;
     Reading { command, count: None, tree_size, filters }.record(paths).await?;
     let bar = bar("package");
@@ -182,8 +182,7 @@ async fn list(args: ListArgs, paths: &Paths) -> anyhow::Result<String> {
     let request = request(args.period, args.which, sample, paths).await?;
     let manifest = survey(&request, paths)?;
     let totals = manifest.totals(list).cloned().unwrap_or_default();
-    let mut filters = asked(&request);
-    filters["list"] = list.name().into();
+    let filters = asked(&request, Some(list));
     let (command, count) = (ReadingCommand::EvidenceList, Some(totals.rows));
     let tree_size = manifest.checkpoint_end.size;
     Reading { command, count, tree_size, filters }.record(paths).await?;
@@ -233,13 +232,13 @@ pub(super) async fn request(
 }
 
 /// Says what was asked for, for the record of the reading.
-pub(super) fn asked(request: &Request) -> Value {
+pub(super) fn asked(request: &Request, list: Option<List>) -> Value {
     let (from, to) = request.scope.ends();
     let Filters { agent, tool, decision } = &request.scope.filters;
     let SampleRequest { draw, n } = &request.sample;
     json!({
         "from": from, "to": to, "agent": agent, "tool": tool, "decision": decision,
-        "draw": draw, "sample": n,
+        "draw": draw, "sample": n, "list": list.map(List::name),
     })
 }
 

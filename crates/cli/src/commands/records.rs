@@ -41,7 +41,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  countersign records query --agent support-bot --decision deny --from 2026-03-01 --to 2026-03-31
+  countersign records query --agent support-bot --decision deny --from 2026-03-01 --to 2026-04-01
   countersign records query --tool crm/refund --csv > refunds.csv
   countersign records query --kind auth --result rejected --json | jq -r .key_id")]
 pub(crate) struct QueryArgs {
@@ -70,8 +70,8 @@ pub(crate) struct QueryArgs {
     /// The first moment: RFC 3339, or a date (UTC)
     #[arg(long, value_name = "TIME", value_parser = |text: &str| parse(text, Edge::Start))]
     from: Option<i64>,
-    /// The end: RFC 3339 (that moment is left out), or a date, which is included
-    #[arg(long, value_name = "TIME", value_parser = |text: &str| parse(text, Edge::End))]
+    /// The first moment that is left out: RFC 3339, or a date, of which nothing is included
+    #[arg(long, value_name = "TIME", value_parser = |text: &str| parse(text, Edge::Start))]
     to: Option<i64>,
     /// At most this many, 0 for all; a table has 100, JSON and CSV have all unless told
     #[arg(long, value_name = "N")]
@@ -152,6 +152,7 @@ async fn search(reader: &Reader, args: QueryArgs, paths: &Paths) -> anyhow::Resu
         None => TABLE_ROWS,
     };
     let filter = filter(args);
+    filter.check_period()?;
     // The reading is recorded too, so the answer is that of the log before it.
     let size = reader.size().await?;
     let count =

@@ -91,7 +91,7 @@ async fn from_log(args: &Args, n: usize, paths: &Paths) -> anyhow::Result<Drawn>
     let population = manifest.totals(List::Decisions).map_or(0, |totals| totals.rows);
     let count = u64::try_from(manifest.sample.items.len()).ok();
     let tree_size = manifest.checkpoint_end.size;
-    let (command, filters) = (ReadingCommand::Sample, asked(&request));
+    let (command, filters) = (ReadingCommand::Sample, asked(&request, None));
     Reading { command, count, tree_size, filters }.record(paths).await?;
     Ok(Drawn { population, items: manifest.sample.items, narrowed })
 }

@@ -232,7 +232,7 @@ async fn words_of_the_command_line_are_understood() {
         ("decision=require-approval", "decision=hold".to_owned()),
         ("result=auth_failed", "result=rejected".to_owned()),
         (
-            "from=2026-11-21&to=2026-11-21",
+            "from=2026-11-21&to=2026-11-22",
             "from=2026-11-21T00:00:00Z&to=2026-11-22T00:00:00Z".to_owned(),
         ),
     ] {
