@@ -282,7 +282,8 @@ async fn reading_by_the_command_line_is_recorded_before_anything_is_shown() {
     text(&run(dir, &["records", "query", "--principal", "dana", "--kind", "decision", "--csv"]));
     // With one.
     let gateway = project.serve();
-    text(&run(dir, &["records", "tail", "-n", "2"]));
+    let tail = text(&run(dir, &["records", "tail", "-n", "2"]));
+    assert_eq!(tail.lines().count(), 2, "its own reading comes after: {tail}");
     text(&run(dir, &["report", "coverage", "--from", "2020-01-01", "--to", "2100-01-01"]));
     let told = run(dir, &["records", "query", "--kind", "access", "--json"]);
     let mut records: Vec<Value> =

@@ -300,13 +300,16 @@ async fn tail(reader: &Reader, args: &TailArgs, paths: &Paths) -> anyhow::Result
     let filters = json!({"last": args.last, "follow": args.follow});
     Reading { command, count, tree_size: size, filters }.record(paths).await?;
     let mut next = size.saturating_sub(u64::from(args.last));
+    // Its own reading is shown only to whoever goes on.
+    let end = if args.follow { u64::MAX } else { size };
     let mut known = names(reader).await?;
     let terminal = io::stdout().is_terminal();
     if !args.json && terminal {
         writeln!(io::stdout(), "{}", head())?;
     }
     loop {
-        let records = reader.range(LeafIndex(next), PAGE).await?;
+        let limit = u32::try_from(end.saturating_sub(next)).map_or(PAGE, |left| left.min(PAGE));
+        let records = reader.range(LeafIndex(next), limit).await?;
         let found = records.len();
         if records.iter().any(|record| record.leaf.get("kind").is_some_and(|kind| kind == "change"))
         {
