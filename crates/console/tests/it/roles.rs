@@ -220,3 +220,23 @@ async fn a_token_that_cannot_be_recorded_is_not_made() {
     assert_eq!(world.api("POST", "/api/v1/tokens", &new).await.code(), "UNAVAILABLE");
     assert!(Tokens::read_list(store.folder()).unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn only_an_administrator_says_what_the_command_line_read_and_only_of_known_commands() {
+    let world = World::start().await;
+    let reading = |account: &str, command: &str| {
+        json!({"account": account, "command": command, "count": 3, "tree_size": 9,
+            "filters": {"principal": "dana"}})
+    };
+    let path = "/api/v1/access";
+    let good = reading("ops", "records-query");
+    let auditor = world.token_of("acme-audit", "auditor").await;
+    let refused = world.with("POST", path, Some(&auditor), &good.to_string()).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    for bad in [reading("", "sample"), reading(&"x".repeat(257), "sample"), reading("ops", "wipe")]
+    {
+        let answer = world.api("POST", path, &bad).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
+    }
+    assert_eq!(world.api("POST", path, &good).await.status, StatusCode::CREATED);
+}

@@ -115,3 +115,19 @@ async fn r_035_the_view_has_one_row_per_agent_and_key_and_two_transitions() {
     store.shutdown().await.unwrap();
     countersign_store::fsck::check(&world.path(), None, &mut |_, _| {}).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_of_an_earlier_version_gets_the_view_when_it_is_opened() {
+    let world = World::new();
+    let store = world.create().await;
+    let call = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap());
+    settle(&world, &store, call.evaluation_id(), OutcomeStatus::Executed).await;
+    store.shutdown().await.unwrap();
+    let earlier = "DROP VIEW exogram_executions; PRAGMA user_version = 5";
+    let mut conn = raw(&world.database()).await;
+    sqlx::raw_sql(earlier).execute(&mut conn).await.unwrap();
+    sqlx::Connection::close(conn).await.unwrap();
+    let store = world.open().await;
+    assert_eq!(statuses(&world).await, ["EXECUTED"]);
+    store.shutdown().await.unwrap();
+}
