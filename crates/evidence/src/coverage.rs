@@ -141,8 +141,7 @@ impl Event {
     /// Returns whether a record adds nothing but its time.
     fn takes(&self, epoch: u64, sign: &Sign, at: Point) -> bool {
         let near = epoch == self.epoch && at.ms.saturating_sub(self.last.ms) <= SILENCE_MAX_MS;
-        let serves =
-            matches!(self.sign, Sign::Start | Sign::Life | Sign::Loss { alive: true, .. });
+        let serves = matches!(self.sign, Sign::Start | Sign::Life | Sign::Loss { alive: true, .. });
         near && match sign {
             Sign::Other => true,
             Sign::Life => serves,

@@ -166,9 +166,9 @@ impl Remote {
         let fits = size.trim().parse::<usize>().is_ok_and(|size| size <= NOTE_BYTES_MAX);
         ensure!(fits, "`{folder}/latest` of the remote is too large for a checkpoint");
         let note = self.git.run(&["cat-file", "blob", &object]).await?;
-        Checkpoint::open(note.as_bytes(), &self.store.log_keys())
-            .map(Some)
-            .with_context(|| format!("`{folder}/latest` of the remote is no checkpoint of this log"))
+        Checkpoint::open(note.as_bytes(), &self.store.log_keys()).map(Some).with_context(|| {
+            format!("`{folder}/latest` of the remote is no checkpoint of this log")
+        })
     }
 
     /// Returns the newest checkpoint that witnesses cosigned, if it is larger than `known`.

@@ -72,7 +72,8 @@ impl Copy {
         config: &config::Objects,
         log: PathBuf,
     ) -> anyhow::Result<Self> {
-        let objects = open(config).with_context(|| format!("anchors.object_store, {}", config.url))?;
+        let objects =
+            open(config).with_context(|| format!("anchors.object_store, {}", config.url))?;
         Ok(Self { store: store.clone(), log, objects, there: None })
     }
 

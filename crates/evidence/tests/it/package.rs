@@ -520,7 +520,7 @@ async fn a_package_of_a_log_whose_key_was_replaced_verifies_with_either_key() {
     let (old, new) = (old.to_string(), new.to_string());
     for (given, other) in [(&old, &new), (&new, &old)] {
         let keys = vec![given.parse().unwrap()];
-        let options = Options { keys, pinned: None };
+        let options = Options { keys, ..Options::default() };
         let verdict = verify(&package, &options, &mut |_, _| {}).unwrap();
         assert!(verdict.is_sound(), "{given}: {:#?}", verdict.first_bad());
         let of = |object: &str| {

@@ -15,7 +15,7 @@ use crate::StoreError;
 /// The schema, one text per version.
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/postgres/0001_ledger.sql")),
-    (4, include_str!("../../migrations/postgres/0004_executions.sql")),
+    (2, include_str!("../../migrations/postgres/0002_executions.sql")),
 ];
 
 /// Oldest server, as `server_version_num` has it.

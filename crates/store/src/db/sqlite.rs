@@ -24,7 +24,7 @@ pub(crate) const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/sqlite/0001_ledger.sql")),
     (2, include_str!("../../migrations/sqlite/0002_privacy.sql")),
     (3, include_str!("../../migrations/sqlite/0003_close.sql")),
-    (6, include_str!("../../migrations/sqlite/0006_executions.sql")),
+    (4, include_str!("../../migrations/sqlite/0004_executions.sql")),
 ];
 
 /// How long the writer waits for readers each time that an erasure asks it to empty its log.
@@ -128,7 +128,7 @@ pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), StoreErro
             1 => sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut *tx).await?,
             2 => sqlx::raw_sql("PRAGMA user_version = 2").execute(&mut *tx).await?,
             3 => sqlx::raw_sql("PRAGMA user_version = 3").execute(&mut *tx).await?,
-            6 => sqlx::raw_sql("PRAGMA user_version = 6").execute(&mut *tx).await?,
+            4 => sqlx::raw_sql("PRAGMA user_version = 4").execute(&mut *tx).await?,
             _ => return Err(StoreError::corrupt("a migration without a version")),
         };
         tx.commit().await?;
