@@ -3,8 +3,8 @@
 
 Written from ledger.md (beside this file), like verify.py, which it needs beside it and which checks the log itself.
 Of a package, everything that follows from its log is derived again and compared: lists, tables, totals, sample.
-Not checked but by their hashes: the words of README.md, attestation.txt and the sheets in ipe/. Names that begin with
-a dot are no part of a package. If several things are wrong, one is named. Exit codes are those of verify.py.
+Not checked but by their hashes: the words of README.md, attestation.txt and the sheets in ipe/, coverage/, timestamps.
+Names that begin with a dot are no part of a package. Exit codes are those of verify.py.
 """
 import base64, hashlib, heapq, json, os, re, sys, time  # noqa: E401
 from collections import Counter
@@ -74,7 +74,7 @@ KINDS = {"decision": "decisions", "outcome": "outcomes", "auth": "auth", "change
          "gap": "gaps", "heartbeat": "heartbeats"}
 LISTS = ["decisions", "outcomes", "late_outcomes", "auth", "changes", "detections", "gaps", "heartbeats", "other"]
 RESULTS = dict(decision="decision", outcome="outcome", auth="result", access="result", detection="type", gap="gap")
-UNLISTED = {"manifest.json", "manifest.sig"}
+UNLISTED, STAMP = {"manifest.json", "manifest.sig"}, re.compile(r"log/timestamps/\d+\.tsr")
 FRAME = {"v", "kind", "record_id", "tenant", "gw", "time", "_sd", "_sd_alg"}  # of every leaf; not in `other_fields`
 CALL = ("execution_status", "outcome_record_id", "outcome_at_utc", "outcome_leaf_index", "duration_ms")
 # The columns of each table; `column=field` where the leaf calls it otherwise.
@@ -298,15 +298,16 @@ class Package:
                 raise Bad(bad.why, file) from None
     def check_places(self, size, start, items):
         """Checks that each file has its place, and that the copies of checkpoints are copies."""
-        copies = {"checkpoints/end": "log/checkpoint"}
-        if start:
-            copies["checkpoints/start"] = f"log/checkpoints/{start['size']}"
+        copies = {"checkpoints/end": "log/checkpoint",
+                  **({"checkpoints/start": f"log/checkpoints/{start['size']}"} if start else {})}
         for copy, original in copies.items():
             check(self.read(copy) == self.read(original), f"it is not a copy of `{original}`", copy)
         counts = [(level, size >> 8 * max(level, 0)) for level in range(BUNDLES, 8)]
         tiles = {"log/" + tile_path(level, index, min(TILE, count - TILE * index))
                  for level, count in counts for index in range(-(-count // TILE))}
-        own = tiles.union(copies, copies.values(), UNLISTED, ("README.md", "verify.py", "attestation.txt"),
+        own = tiles.union(copies, copies.values(), UNLISTED,
+                          ("README.md", "verify.py", "attestation.txt", "coverage/recorder.csv", "ipe/recorder.json"),
+                          *((file, f"log/checkpoints/{file[15:-4]}") for file in self.files if STAMP.fullmatch(file)),
                           (f"proofs/{item['record_id']}.tlog-proof" for item in items),
                           *((f"records/{name}.jsonl", f"ipe/{name}.json") for name in LISTS),
                           (f"csv/{table}.csv" for table in TABLES))
@@ -332,9 +333,8 @@ class Package:
             wrong = [key for key in own if not isinstance(sheet, dict) or spell(sheet.get(key)) != spell(own[key])]
             check(not wrong, f"{wrong} is not what the log leads to", f"ipe/{name}.json")
     def check_files(self, files):
-        listed = {file["path"]: file for file in self.manifest["files"]}
         for path, file in files.items():
-            check(file == listed[path], "its bytes are not those that the manifest lists", path)
+            check(file in self.manifest["files"], "its bytes are not those that the manifest lists", path)
         check(self.manifest["files"] == list(files.values()), "its files are not sorted", "manifest.json")
     def derive(self, survey, draw, n, report):
         """Gives the manifest as the log leads to it, but with the files that it lists."""

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::StoreError;
+use crate::keystore::random;
 
 /// Mode of folders that hold secrets or records.
 const FOLDER_MODE: u32 = 0o700;
@@ -55,8 +56,7 @@ pub(crate) fn open_lock(path: &Path) -> Result<File, StoreError> {
 
 /// Makes `path` with `bytes` unless it is there: of several processes that try, one does.
 pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let beside = beside(path)?;
     write_file(&beside, bytes, Access::Private)?;
     let linked = fs::hard_link(&beside, path);
     fs::remove_file(&beside).at(&beside)?;
@@ -65,6 +65,19 @@ pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         Ok(()) | Err(_) => {}
     }
     sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Replaces `path` by `bytes` like [`write_atomic`], where processes that share the folder may do the same at
+/// the same moment.
+pub(crate) fn write_shared(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    write_staged(path, &beside(path)?, bytes, Access::Shared)
+}
+
+/// Names a file beside `path` that no other process takes, in another container neither.
+fn beside(path: &Path) -> Result<PathBuf, StoreError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let random = u128::from_be_bytes(random()?);
+    Ok(path.with_file_name(format!(".{name}.{random:032x}")))
 }
 
 /// Replaces `path` by `bytes`, written to `beside` first, which is in the same file system.

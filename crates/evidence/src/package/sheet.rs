@@ -16,7 +16,7 @@ pub(crate) const LIMITATIONS: [&str; 6] = [
     "the principal is as true as the credential or identity provider that named it",
     "two histories may have been shown before the first checkpoint that was kept elsewhere",
     "private fields are not opened: identities and arguments stand as pseudonyms and digests",
-    "daily totals, approvals and incidents are not recorded by this version",
+    "approvals and incidents are not recorded by this version",
 ];
 
 /// Returns the path of a list's sheet.
