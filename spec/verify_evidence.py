@@ -306,7 +306,8 @@ class Package:
         tiles = {"log/" + tile_path(level, index, min(TILE, count - TILE * index))
                  for level, count in counts for index in range(-(-count // TILE))}
         own = tiles.union(copies, copies.values(), UNLISTED,
-                          ("README.md", "verify.py", "attestation.txt", "coverage/recorder.csv", "ipe/recorder.json"),
+                          ("README.md", "verify.py", "verify_evidence.py", "attestation.txt"),
+                          ("coverage/recorder.csv", "ipe/recorder.json"),
                           *((file, f"log/checkpoints/{file[15:-4]}") for file in self.files if STAMP.fullmatch(file)),
                           (f"proofs/{item['record_id']}.tlog-proof" for item in items),
                           *((f"records/{name}.jsonl", f"ipe/{name}.json") for name in LISTS),
@@ -339,8 +340,7 @@ class Package:
     def derive(self, survey, draw, n, report):
         """Gives the manifest as the log leads to it, but with the files that it lists."""
         size, stored = report["size"], [int(file[16:]) for file in self.files if file.startswith("log/checkpoints/")]
-        before = size if survey.first is None else survey.first
-        start = max((at for at in stored if at <= before), default=None)
+        start = max((at for at in stored if at <= (size if survey.first is None else survey.first)), default=None)
         if start is not None:
             root = open_checkpoint(self.read(f"log/checkpoints/{start}"), self.keys).root
             start = {"size": start, "root": base64.b64encode(root).decode()}

@@ -102,7 +102,7 @@ async fn r_066_r_153_r_160_an_auditor_checks_a_package_and_draws_a_sample_offlin
         "{said}"
     );
     let second = Command::new("python3")
-        .args([&package.join("verify.py"), Path::new("log"), &package.join("log")])
+        .args([&package.join("verify_evidence.py"), Path::new("package"), &package])
         .args(["--vkey", vkey, "--json"])
         .output();
     let second = json(&second.unwrap());

@@ -69,8 +69,8 @@ pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 
 /// Replaces `path` by `bytes` like [`write_atomic`], where processes that share the folder may do the same at
 /// the same moment.
-pub(crate) fn write_shared(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    write_staged(path, &beside(path)?, bytes, Access::Shared)
+pub(crate) fn write_apart(path: &Path, bytes: &[u8], access: Access) -> Result<(), StoreError> {
+    write_staged(path, &beside(path)?, bytes, access)
 }
 
 /// Names a file beside `path` that no other process takes, in another container neither.

@@ -46,7 +46,7 @@ pub(crate) enum Command {
 
 The auditor checks it, offline:
   countersign verify --package ./evidence-2026-11 --vkey log.vkey
-  python3 ./evidence-2026-11/verify.py log ./evidence-2026-11/log --vkey log.vkey
+  python3 ./evidence-2026-11/verify_evidence.py package ./evidence-2026-11 --vkey log.vkey
 
 The folder must not exist. A package opens no private fields; it holds the whole log up to its last
 checkpoint, so that everything it leaves out can be seen. That one is built is recorded first (`access`),

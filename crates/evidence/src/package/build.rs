@@ -14,8 +14,11 @@ use super::{PackageError, text};
 use crate::folder::LogFolder;
 use crate::timestamp::{self, token_path};
 
-/// The independent verifier, which needs nothing but Python.
-const VERIFIER: &str = include_str!("../../../../spec/verify.py");
+/// The independent verifiers, of logs and of packages, which need nothing but Python.
+const VERIFIERS: [(&str, &str); 2] = [
+    ("verify.py", include_str!("../../../../spec/verify.py")),
+    ("verify_evidence.py", include_str!("../../../../spec/verify_evidence.py")),
+];
 
 /// Builds the package that is asked for from a published log. `keys` check its checkpoints; `signer` signs
 /// the manifest, if there is one. `progress` gets the leaves done and all leaves.
@@ -80,7 +83,9 @@ fn fill(
     let start = manifest.checkpoint_start.as_ref().map(|start| TreeSize(start.size));
     copy_log(&log, start, &mut out)?;
     out.text("README.md", &text::readme(&manifest, signer.is_some()))?;
-    out.text("verify.py", VERIFIER)?;
+    for (path, program) in VERIFIERS {
+        out.text(path, program)?;
+    }
     manifest.files = out.files.into_values().collect();
     let text = manifest.text()?;
     let hash = countersign_ledger::hash::sha256(text.as_bytes()).to_string();

@@ -82,7 +82,7 @@ pub(crate) fn sheet(
         "gaps": survey.gaps,
         "known_limitations": LIMITATIONS,
         "recompute": "countersign verify --package . --vkey KEY",
-        "independent_recompute": "python3 verify.py log log --vkey KEY",
+        "independent_recompute": "python3 verify_evidence.py package . --vkey KEY",
     });
     let text = serde_json::to_string_pretty(&sheet)
         .map_err(|error| PackageError::Request(error.to_string()))?;

@@ -137,10 +137,11 @@ fn checking(manifest: &Manifest, signed: bool) -> String {
          has exactly the records that its query asks for: all of them are derived again from `log/` and\n\
          compared byte for byte. It needs no network.\n\n\
          ```console\n\
-         $ python3 verify.py log log --vkey log.vkey\n\
+         $ python3 verify_evidence.py package . --vkey log.vkey --pinned CHECKPOINT_YOU_KEPT\n\
          ```\n\n\
-         is a second, independent program for the log itself. It must print size {size} and root\n\
-         {root}.\n",
+         is a second, independent program that derives the lists again. It must print size {size} and root\n\
+         {root}. `verify.py` beside it checks the log alone. Take both from the\n\
+         program's source if you want to be independent of who built this package.\n",
         size = manifest.checkpoint_end.size,
         root = manifest.checkpoint_end.root,
     )

@@ -28,8 +28,8 @@ use zeroize::Zeroizing;
 use super::{PendingRotation, Recorded, SignerStatus, ToSign};
 use crate::StoreError;
 use crate::files::{
-    Access, AtPath as _, make_folder, open_lock, read_if_there, sync_folder, write_atomic,
-    write_shared,
+    Access, AtPath as _, make_folder, open_lock, read_if_there, sync_folder, write_apart,
+    write_atomic,
 };
 use crate::keystore::{overwrite, random, read_key};
 
@@ -386,5 +386,5 @@ pub(crate) fn read_vkeys(
 /// Writes the list of public keys, one a line.
 pub(crate) fn write_vkeys(folder: &Path, keys: &[VerifierKey]) -> Result<(), StoreError> {
     let text: String = keys.iter().map(|key| format!("{key}\n")).collect();
-    write_shared(&folder.join(VKEYS), text.as_bytes())
+    write_apart(&folder.join(VKEYS), text.as_bytes(), Access::Private)
 }
