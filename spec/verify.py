@@ -173,7 +173,7 @@ def parse_canonical(entry):
         raise Bad(f"not canonical JSON: {error}") from None
 FIELDS = (("v", int), ("kind", str), ("record_id", str), ("tenant", str), ("gw.replica", str), ("gw.epoch", int),
           ("gw.seq", int), ("gw.prev", str), ("time.ms", int), ("time.n", int))
-MAYBE = dict(dict.fromkeys("decision mode agent day parent outcome".split(), (str, type(None))), reconciled=bool)
+OPT = dict(dict.fromkeys("decision mode agent day parent outcome rotation".split(), (str, type(None))), reconciled=bool)
 def field(leaf, path, kind):
     for name in path.split("."):
         leaf = leaf.get(name) if isinstance(leaf, dict) else None
@@ -211,7 +211,7 @@ class Population:
         leaf = parse_canonical(entry)
         v, kind, record, tenant, replica, epoch, seq, prev, *time = (field(leaf, *f) for f in FIELDS)
         check(v == 1, "field `v` is not 1")
-        wrong = [name for name, types in MAYBE.items() if name in leaf and not isinstance(leaf[name], types)]
+        wrong = [name for name, types in OPT.items() if name in leaf and not isinstance(leaf[name], types)]
         check(not wrong, f"fields {wrong} are of another type")
         self.tenant = self.tenant or tenant
         check(tenant == self.tenant, f"tenant `{tenant}` in the log of `{self.tenant}`")

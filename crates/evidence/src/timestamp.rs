@@ -18,8 +18,9 @@ use thiserror::Error;
 use webpki::anchor_from_trusted_cert;
 use x509_cert::der::{Decode as _, Encode as _};
 
+pub(crate) use folder::sizes;
+pub use folder::stamped_size;
 pub use folder::{FOLDER, Stamped, check_folder, token_path};
-pub(crate) use folder::{sizes, stamped_size};
 
 use asn1::{Imprint, TimeStampReq, TimeStampResp, TstInfo};
 
@@ -125,6 +126,9 @@ pub fn verify(
     let info = TstInfo::from_der(&content).map_err(at("the timestamp"))?;
     if info.version != 1 {
         return Err(TimestampError::Invalid("the timestamp is of another version than 1"));
+    }
+    if info.has_critical_extension() {
+        return Err(TimestampError::Invalid("the timestamp has a critical extension"));
     }
     if info.message_imprint != Imprint::new(sha256(stamped)).map_err(at("the imprint"))? {
         return Err(TimestampError::Invalid("it stamps something else: the imprint differs"));

@@ -241,7 +241,7 @@ async fn a_child_that_does_not_exit_is_killed() {
 
 #[tokio::test]
 async fn a_child_that_keeps_crashing_is_left_alone() {
-    let mut crashing = script("exit 1");
+    let mut crashing = script("read line; exit 1");
     crashing.connect_timeout = Duration::from_millis(300);
     let upstreams = upstreams(crashing);
     let mut errors = Vec::new();

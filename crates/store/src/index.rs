@@ -190,11 +190,27 @@ impl Index {
         loop {
             let position: i64 =
                 sqlx::query_scalar("SELECT size FROM position").fetch_one(&self.db).await?;
-            if unsigned(position, "index position")? >= size {
-                return Ok(added);
+            match unsigned(position, "index position")? {
+                position if position == size => return Ok(added),
+                position if position > size => {
+                    // Another process may have added what came after `size` was read.
+                    if position <= reader.size().await? {
+                        return Ok(added);
+                    }
+                    self.forget().await?;
+                }
+                _ => {}
             }
             added += self.step(reader).await?;
         }
+    }
+
+    /// Empties the index: the ledger is shorter than it.
+    async fn forget(&self) -> Result<(), StoreError> {
+        tracing::warn!("the search index is ahead of the ledger and is made again");
+        let mut tx = self.db.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Adds some leaves in one transaction.

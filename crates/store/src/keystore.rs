@@ -115,10 +115,7 @@ impl Keystore {
     /// # Errors
     /// [`StoreError::Exists`] if the folder has one; [`StoreError::Io`], [`StoreError::Random`].
     pub fn create(folder: &Path) -> Result<Self, StoreError> {
-        let last = folder.join(LAST_MADE);
-        if last.exists() {
-            return Err(StoreError::Exists(last));
-        }
+        Self::must_be_new(folder)?;
         for folder in [folder.to_owned(), folder.join("periods"), folder.join("subjects")] {
             make_folder(&folder)?;
         }
@@ -128,6 +125,15 @@ impl Keystore {
             write_atomic(&folder.join(name), text.as_bytes(), Access::Private)?;
         }
         Self::open(folder)
+    }
+
+    /// Refuses a folder that has a whole keystore.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`].
+    pub(crate) fn must_be_new(folder: &Path) -> Result<(), StoreError> {
+        let last = folder.join(LAST_MADE);
+        if last.exists() { Err(StoreError::Exists(last)) } else { Ok(()) }
     }
 
     /// Opens a keystore.

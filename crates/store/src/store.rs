@@ -87,6 +87,8 @@ fn keys_folder(folder: &Path, config: &StoreConfig) -> PathBuf {
 
 /// Makes a keystore, with a signing key unless a process of its own signs.
 fn create_keys(folder: &Path, config: &StoreConfig) -> Result<Keystore, StoreError> {
+    // Before anything is made: a signing key beside another gateway's keystore would be a second one.
+    Keystore::must_be_new(folder)?;
     if config.signer.is_none() {
         Keystore::make_log_key(folder)?;
         SignerFolder::of_keystore(folder, &config.origin).signing_key()?;
@@ -110,6 +112,7 @@ impl Opened {
         if let Database::Postgres(urls) = &config.database {
             let servers = Servers::parse(urls, tenant)?;
             let read = servers.readers().await?;
+            servers.upgrade(&read).await?;
             servers.check_schema(&read).await?;
             let number = Some(stream::register(&servers, tenant, &config.replica).await?);
             let place = Place::Servers { servers, instance: (config.ids)().to_string() };

@@ -95,7 +95,7 @@ impl Remote {
         );
         ensure!(
             !has_password(url),
-            "anchors.git.remote has a password in it; use a key or a credential helper of `git`"
+            "anchors.git.remote has a password or token in it; use a key or a credential helper of `git`"
         );
         Ok(Self {
             store: store.clone(),
@@ -215,11 +215,12 @@ impl Anchor for Remote {
     }
 }
 
-/// Returns whether a URL has a password, which would stand in error messages and process lists.
+/// Returns whether a URL has a password, or over HTTP a user, which may be a token: they would stand in
+/// error messages and process lists.
 fn has_password(url: &str) -> bool {
-    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
-    let user = authority.and_then(|authority| authority.rsplit_once('@'));
-    user.is_some_and(|(user, _)| user.contains(':'))
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let user = rest.split('/').next().and_then(|authority| authority.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':') || scheme.starts_with("http"))
 }
 
 /// The program, and the repository that it works in.
@@ -311,7 +312,7 @@ mod tests {
         for (url, has) in [
             ("https://user:secret@git.example/x.git", true),
             ("https://:secret@git.example", true),
-            ("https://user@git.example/x.git", false),
+            ("https://token@git.example/x.git", true),
             ("ssh://git@git.example:22/x@y:z.git", false),
             ("git@git.example:x.git", false),
             ("/srv/x.git", false),

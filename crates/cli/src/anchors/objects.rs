@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use countersign_console::BoxFuture;
 use countersign_evidence::folder::LogFolder;
 use countersign_evidence::{cut, shown, timestamp};
-use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
+use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth, width_at};
 use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource as _};
 use countersign_ledger::{Checkpoint, Note, TreeSize};
 use countersign_store::Store;
@@ -52,8 +52,6 @@ pub(super) struct Copy {
     store: Store,
     log: PathBuf,
     objects: Box<dyn ObjectStore>,
-    /// What the copy has, once somebody looked.
-    there: Option<There>,
 }
 
 /// What a copy has.
@@ -74,18 +72,15 @@ impl Copy {
     ) -> anyhow::Result<Self> {
         let objects =
             open(config).with_context(|| format!("anchors.object_store, {}", config.url))?;
-        Ok(Self { store: store.clone(), log, objects, there: None })
+        Ok(Self { store: store.clone(), log, objects })
     }
 
     async fn copy(&mut self, point: &Checkpoint, note: &Note) -> anyhow::Result<u64> {
-        let mut there = match self.there.take() {
-            Some(there) => there,
-            None => self.look().await?,
-        };
+        // Another gateway may have written to the copy.
+        let mut there = self.look().await?;
         if let Some(latest) = &there.latest {
             extends(&self.store, "the copy", latest, point).await?;
         }
-        // Whatever is interrupted here is looked up again.
         let log = tokio::task::block_in_place(|| LogFolder::open(&self.log))?;
         while there.tiled < point.size.0 {
             let next = ((there.tiled / STEP + 1) * STEP).min(point.size.0);
@@ -97,9 +92,7 @@ impl Copy {
             self.put_once(&format!("{CHECKPOINTS_PREFIX}{}", point.size), note.clone()).await?;
             self.put(CHECKPOINT_PATH, note, PutMode::Overwrite).await?;
         }
-        there.latest = Some(point.clone());
-        self.copy_timestamps(&log, &mut there.stamped).await?;
-        self.there = Some(there);
+        self.copy_timestamps(&log, point.size, &there.stamped).await?;
         Ok(point.size.0)
     }
 
@@ -119,11 +112,9 @@ impl Copy {
         Ok(There { tiled: latest.as_ref().map_or(0, |point| point.size.0), latest, stamped })
     }
 
-    /// Copies the full tiles and bundles of a growth, and at its end the partial ones.
+    /// Copies the tiles and bundles of a growth, as far as a log of size `end` has them.
     async fn grow(&self, log: &LogFolder, old: u64, new: u64, end: TreeSize) -> anyhow::Result<()> {
-        let (old, new) = (TreeSize(old), TreeSize(new));
-        let paths = bundles_for_growth(old, new).into_iter().chain(tiles_for_growth(old, new));
-        for path in paths.filter(|path: &TilePath| path.is_full() || new == end) {
+        for path in lasting(TreeSize(old), TreeSize(new), end) {
             self.copy_file(log, &path.to_string()).await?;
         }
         Ok(())
@@ -133,17 +124,17 @@ impl Copy {
     async fn copy_timestamps(
         &self,
         log: &LogFolder,
-        stamped: &mut BTreeSet<String>,
+        end: TreeSize,
+        stamped: &BTreeSet<String>,
     ) -> anyhow::Result<()> {
-        for path in log.list(timestamp::FOLDER)? {
-            if stamped.contains(&path) {
+        for path in log.list(timestamp::FOLDER)?.into_iter().filter(|path| !stamped.contains(path))
+        {
+            // One beyond `end` waits for the copy to get there.
+            let Some(size) = timestamp::stamped_size(&path).filter(|size| *size <= end) else {
                 continue;
-            }
-            let size = path.strip_prefix(timestamp::FOLDER).and_then(|name| name.split('.').next());
-            let size = size.with_context(|| format!("`{path}` is not named after a size"))?;
+            };
             self.copy_file(log, &format!("{CHECKPOINTS_PREFIX}{size}")).await?;
             self.copy_file(log, &path).await?;
-            stamped.insert(path);
         }
         Ok(())
     }
@@ -208,6 +199,12 @@ impl Anchor for Copy {
     }
 }
 
+/// Returns the files of a growth that a log of size `end` has: not those that grow on until then.
+fn lasting(old: TreeSize, new: TreeSize, end: TreeSize) -> impl Iterator<Item = TilePath> {
+    let paths = bundles_for_growth(old, new).into_iter().chain(tiles_for_growth(old, new));
+    paths.filter(move |path| width_at(path.kind(), path.index(), end) == Some(path.width()))
+}
+
 /// Says in a line what the store said, which may be pages of XML.
 fn explained(path: &str, error: &Error) -> anyhow::Error {
     let said: Vec<_> = error.to_string().split_whitespace().map(shown).collect();
@@ -250,4 +247,32 @@ fn open(config: &config::Objects) -> anyhow::Result<Box<dyn ObjectStore>> {
         "there are no credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
     );
     Ok(Box::new(PrefixStore::new(builder.build()?, Path::parse(prefix.trim_end_matches('/'))?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_grows_in_steps_has_what_a_log_of_its_size_has() {
+        for (sizes, end) in [
+            (&[65_536, 70_000][..], 70_000),
+            (&[65_000, 65_536, 66_000], 66_000),
+            (&[65_536, 131_072, 140_000], 140_000),
+            (&[100, 256, 300], 300),
+        ] {
+            let mut copied = BTreeSet::new();
+            let mut old = 0;
+            for new in sizes {
+                let paths = lasting(TreeSize(old), TreeSize(*new), TreeSize(end));
+                copied.extend(paths.map(|path| path.to_string()));
+                old = *new;
+            }
+            let end = TreeSize(end);
+            let whole: BTreeSet<_> =
+                lasting(TreeSize(0), end, end).map(|path| path.to_string()).collect();
+            assert_eq!(copied, whole, "{sizes:?}");
+            assert!(whole.len() > 4);
+        }
+    }
 }

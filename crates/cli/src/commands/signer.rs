@@ -153,6 +153,9 @@ fn listen(socket: &Path, mode: &str) -> anyhow::Result<UnixListener> {
     {
         bail!("{} is there already and is no socket", socket.display());
     }
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        bail!("another process answers on {}", socket.display());
+    }
     let mode = u32::from_str_radix(mode, 8)?;
     let name = socket.file_name().with_context(cannot)?.to_string_lossy();
     let beside = socket.with_file_name(format!(".{name}.{}", std::process::id()));

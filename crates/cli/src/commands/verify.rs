@@ -343,7 +343,7 @@ fn print_log(log: &CheckedLog, out: &mut impl Write) -> fmt::Result {
     line(out, "root", report.root.to_base64())?;
     line(out, "checkpoints", report.checkpoints)?;
     for key in report.keys.iter().filter(|key| key.trust != Trust::Given || report.keys.len() > 1) {
-        line(out, "  signed by", shown(&key.to_string()))?;
+        line(out, "  trusted", shown(&key.to_string()))?;
     }
     if let (Some(first), Some(last)) = (report.first_ms, report.last_ms) {
         line(out, "first record", at(first))?;

@@ -37,7 +37,8 @@ impl<'a> Walk<'a> {
         match &event.sign {
             Sign::Loss { cause, alive } => {
                 self.lose(cause);
-                if *alive {
+                // A command may say so too, of a gateway that does not run.
+                if *alive && was_up {
                     self.turn(State::Up, "resumed", at);
                 }
             }

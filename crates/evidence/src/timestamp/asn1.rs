@@ -121,6 +121,11 @@ pub(super) struct TstInfo {
 }
 
 impl TstInfo {
+    /// Returns whether it has an extension that a verifier must understand; this one understands none.
+    pub(super) fn has_critical_extension(&self) -> bool {
+        self.extensions.iter().flatten().any(|extension| extension.critical)
+    }
+
     /// Returns the time since 1970.
     pub(super) fn time(&self) -> Result<Duration, TimestampError> {
         let bad = TimestampError::Invalid("its time is not written as RFC 3161 section 2.4.2 says");

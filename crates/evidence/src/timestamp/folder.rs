@@ -31,7 +31,7 @@ pub fn token_path(size: TreeSize) -> String {
 }
 
 /// Returns the size in the path of a token.
-pub(crate) fn stamped_size(path: &str) -> Option<TreeSize> {
+pub fn stamped_size(path: &str) -> Option<TreeSize> {
     let size = path.strip_prefix(FOLDER)?.strip_suffix(SUFFIX)?.parse().ok().map(TreeSize)?;
     (token_path(size) == path).then_some(size)
 }

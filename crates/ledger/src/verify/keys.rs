@@ -2,8 +2,8 @@
 //!
 //! A `key` leaf has a statement that the old and the new key signed. From that leaf on, whoever trusts
 //! the old key trusts the new one. Whoever trusts the new one accepts the old one on checkpoints of
-//! earlier sizes, which all are beginnings of a tree that the new key vouches for, and never on the
-//! newest checkpoint: a key may have been replaced because it was stolen.
+//! earlier sizes, which all are beginnings of a tree that the new key vouches for. On a tree with the leaf
+//! the old key counts for nothing, even if it was given: it may have been replaced because it was stolen.
 
 use std::fmt;
 
@@ -138,17 +138,40 @@ impl<'a> Keys<'a> {
             Trust::Successor => key.2 < size.0,
             Trust::Predecessor => key.2 >= size.0,
         };
-        self.all().into_iter().filter(counts).map(|(key, ..)| key).collect()
+        let retired = self.retired();
+        let replaced =
+            |key: &VerifierKey| retired.iter().any(|(old, index)| old == key && *index < size.0);
+        let all = self.all().into_iter().filter(counts).map(|(key, ..)| key);
+        all.filter(|key| !replaced(key)).collect()
+    }
+
+    /// Returns the keys that were replaced, and by which leaf.
+    fn retired(&self) -> Vec<(VerifierKey, u64)> {
+        let valid = self.valid();
+        valid.iter().map(|leaf| (leaf.rotation.old.clone(), leaf.index)).collect()
+    }
+
+    /// Returns the `key` leaves that stand in a chain: a key is replaced once, so whoever stole one that
+    /// was replaced cannot name another successor.
+    fn valid(&self) -> Vec<&KeyLeaf> {
+        let mut valid: Vec<&KeyLeaf> = Vec::new();
+        for leaf in self.leaves() {
+            if valid.iter().all(|earlier| earlier.rotation.old != leaf.rotation.old) {
+                valid.push(leaf);
+            }
+        }
+        valid
     }
 
     /// Returns every trusted key, with why and by which leaf.
     fn all(&self) -> Vec<(VerifierKey, Trust, u64)> {
         let mut all: Vec<_> = self.given.iter().map(|key| (key.clone(), Trust::Given, 0)).collect();
-        let forward = self.leaves().iter().map(|leaf| {
+        let valid = self.valid();
+        let forward = valid.iter().map(|leaf| {
             let Rotation { old, new } = &leaf.rotation;
             (old, new, Trust::Successor, leaf.index)
         });
-        let backward = self.leaves().iter().rev().map(|leaf| {
+        let backward = valid.iter().rev().map(|leaf| {
             let Rotation { old, new } = &leaf.rotation;
             (new, old, Trust::Predecessor, leaf.index)
         });

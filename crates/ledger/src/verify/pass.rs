@@ -242,7 +242,7 @@ impl<'a, S: LogSource> Pass<'a, S> {
                 let reason = "its entries changed while they were read";
                 Err(Problem::file(super::TILES_PREFIX, reason))
             }
-            (true, None) => Ok(self.report()),
+            (true, None) => self.check_signer().map(|()| self.report()),
             (true, Some(conflict)) | (false, Some(conflict @ Conflict { leaf: None, .. })) => {
                 Err(conflict.problem)
             }
@@ -258,6 +258,16 @@ impl<'a, S: LogSource> Pass<'a, S> {
                 Err(Problem::file(CHECKPOINT_PATH, reason))
             }
         }
+    }
+
+    /// Checks again who signed the newest checkpoint, now that all `key` leaves are known.
+    fn check_signer(&self) -> Result<(), Problem> {
+        let note = read(self.source, CHECKPOINT_PATH)?;
+        let counting = self.keys.counting_for(self.checkpoint.size);
+        Checkpoint::open(&note, &counting).map(drop).map_err(|error| {
+            let reason = format!("no key that was not replaced has signed it: {error}");
+            Problem::file(CHECKPOINT_PATH, &reason)
+        })
     }
 
     fn report(self) -> Report {

@@ -559,6 +559,43 @@ fn a_key_that_was_replaced_signs_no_newer_checkpoint_for_whoever_has_the_new_one
 }
 
 #[test]
+fn a_key_that_was_replaced_counts_for_nothing_even_if_it_was_given() {
+    let log = Rotated::new();
+    for (signed, bad) in [
+        (&[(11, &[0, 1][..]), (200, &[0])][..], "checkpoint"),
+        (&[(11, &[0, 1]), (200, &[0]), (301, &[1, 2]), (600, &[2])], "checkpoints/200"),
+    ] {
+        for keys in [&[0][..], &[0, 1], &[0, 1, 2]] {
+            let mut files = log.publish(signed);
+            if bad == "checkpoint" {
+                files.0.remove("checkpoints/200");
+            }
+            let problem = log.check(&files, keys).unwrap_err();
+            assert_eq!(problem.object, bad, "{keys:?}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn whoever_stole_a_replaced_key_names_no_other_successor() {
+    let mut log = Rotated::new();
+    let thief = SigningKey::from_seed(log_key().name(), &[9; 32]).unwrap();
+    let statement = Rotation::sign(&log.keys[0], &thief).unwrap();
+    log.alter(20, |leaf| {
+        leaf["kind"] = json!("key");
+        leaf["rotation"] = json!(statement.to_string());
+    });
+    let keys = log.keys.each_ref().map(SigningKey::verifier_key);
+    log.keys[2] = thief;
+    let files = log.publish(&[(11, &[0, 1]), (200, &[2])]);
+    for given in [&keys[..1], &keys[..2]] {
+        let options = VerifyOptions { keys: given.to_vec(), ..VerifyOptions::default() };
+        let problem = verify_log(&files, &options, &mut |_| {}).unwrap_err();
+        assert_eq!(problem.object, "checkpoint", "{problem}");
+    }
+}
+
+#[test]
 fn a_forged_key_leaf_is_named() {
     let stranger = SigningKey::from_seed(log_key().name(), &[7; 32]).unwrap();
     let elsewhere = |seed| SigningKey::from_seed("ledger.example/other", &[seed; 32]).unwrap();

@@ -16,7 +16,11 @@ use crate::StoreError;
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/postgres/0001_ledger.sql")),
     (2, include_str!("../../migrations/postgres/0002_executions.sql")),
+    (3, include_str!("../../migrations/postgres/0003_anchor.sql")),
 ];
+
+/// The version of the schema that this program knows.
+const LATEST: i64 = 3;
 
 /// Oldest server, as `server_version_num` has it.
 const VERSION_MIN: i64 = 150_000;
@@ -215,15 +219,18 @@ impl Servers {
         Ok(conn.close().await?)
     }
 
+    /// Brings tables of an earlier version up to date; the user of the URL must own them then.
+    pub(crate) async fn upgrade(&self, pool: &Pool) -> Result<(), StoreError> {
+        if (1..LATEST).contains(&schema_version(pool).await?) {
+            tracing::info!("the tables are of an earlier version and are brought up to date");
+            self.migrate().await?;
+        }
+        Ok(())
+    }
+
     /// Checks that the tables are those that this program knows, and that they have the tenant.
     pub(crate) async fn check_schema(&self, pool: &Pool) -> Result<(), StoreError> {
-        let known = MIGRATIONS.last().map_or(0, |(version, _)| *version);
-        let found = pool.fetch_one("SELECT max(version) FROM schema_version", &[]).await;
-        let found: i64 = match found {
-            Ok(row) => row.get::<Option<i64>>(0)?.unwrap_or(0),
-            Err(sqlx::Error::Database(_)) => 0,
-            Err(error) => return Err(error.into()),
-        };
+        let (known, found) = (LATEST, schema_version(pool).await?);
         if found != known {
             let (expected, found) = (known.to_string(), found.to_string());
             return Err(StoreError::Setting { name: "schema_version", expected, found });
@@ -233,6 +240,15 @@ impl Servers {
             Some(_) => Ok(()),
             None => Err(StoreError::invalid(format!("the store has no tenant `{}`", self.tenant))),
         }
+    }
+}
+
+/// Returns the version of the tables that are there; 0 if there are none.
+async fn schema_version(pool: &Pool) -> Result<i64, StoreError> {
+    match pool.fetch_one("SELECT max(version) FROM schema_version", &[]).await {
+        Ok(row) => Ok(row.get::<Option<i64>>(0)?.unwrap_or(0)),
+        Err(sqlx::Error::Database(_)) => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }
 

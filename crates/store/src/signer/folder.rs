@@ -257,6 +257,15 @@ impl SignerFolder {
             self.drop_next()?;
             next = None;
         }
+        let newest = read_vkeys(&self.folder, &self.origin)?.and_then(|keys| keys.last().cloned());
+        let known =
+            |key: &SigningKey| newest.as_ref().is_none_or(|newest| *newest == key.verifier_key());
+        if !known(&key) && !next.as_ref().is_some_and(|next| known(&next.key)) {
+            return Err(StoreError::Signer(format!(
+                "{LOG_KEY} is not the newest key of {VKEYS}: it was put back from before it was replaced, \
+                 or {NEXT_KEY} was left behind"
+            )));
+        }
         Ok(State { _lock: lock, memory: self.read_memory()?, key, next })
     }
 

@@ -621,3 +621,39 @@ async fn r_035_the_view_has_one_row_per_agent_and_key_and_one_tenant() {
     }
     store.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_keeps_what_others_sign() {
+    let site = Site::new();
+    let store = site.gateway("g1").await;
+    store.append(note(&site, 1)).await.unwrap();
+    store.publish_now().await.unwrap();
+    let (checkpoint, signed) = store.published_checkpoint().await.unwrap().unwrap();
+    let cosignature = signed.signatures().first().unwrap();
+    for _ in 0..2 {
+        store.put_cosignature(checkpoint.size, cosignature).await.unwrap();
+    }
+    assert_eq!(site.sql("SELECT count(*) FROM countersign.anchor"), "1");
+    let epochs = site.sql("SELECT count(DISTINCT epoch) FROM countersign.intake");
+    store.append(note(&site, 2)).await.unwrap();
+    assert_eq!(site.sql("SELECT count(DISTINCT epoch) FROM countersign.intake"), epochs);
+    store.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_an_earlier_version_are_brought_up_to_date() {
+    let site = Site::new();
+    let store = site.gateway("g1").await;
+    store.append(note(&site, 1)).await.unwrap();
+    store.shutdown().await.unwrap();
+    site.sql(
+        "DROP VIEW countersign.exogram_executions;
+         REVOKE INSERT, UPDATE ON countersign.anchor FROM countersign_gateway;
+         DELETE FROM countersign.schema_version WHERE version > 1",
+    );
+    let (one, other) = tokio::join!(site.gateway("g1"), site.gateway("g2"));
+    assert_eq!(site.sql("SELECT max(version), count(*) FROM countersign.schema_version"), "3|3");
+    one.append(note(&site, 2)).await.unwrap();
+    one.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
+}
