@@ -482,9 +482,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
         let second = Duration::from_secs(1);
-        let mut conn = sqlite::open_writer(&path, second, true).await.unwrap();
-        sqlite::migrate(&mut conn).await.unwrap();
-        let mut conn = Conn::Sqlite(conn);
+        let mut conn = sqlite::open_writer(&path, second, true).unwrap();
+        sqlite::migrate(&mut conn).unwrap();
+        let mut conn = Conn::sqlite(conn);
         let calls: Vec<_> = (1..=3).map(|n| RecordId(uuid::Uuid::from_u128(n))).collect();
         let mut batch = begin(&mut conn, &[]).await;
         for call in &calls {

@@ -1,5 +1,5 @@
-//! The rows that a batch adds, written with one message to the database: each message costs more than
-//! the inserts themselves.
+//! The rows that a batch adds, written at its end: PostgreSQL gets them in one message, since each message
+//! costs more than the inserts themselves; SQLite is called in place, a row at a time.
 
 mod postgres;
 mod sqlite;
@@ -9,9 +9,6 @@ use countersign_model::RecordId;
 
 use crate::db::{Conn, Row};
 use crate::prepare::SealedRow;
-
-/// Bytes of a sealed section above which it is bound on its own instead of being copied.
-const PACKED_BYTES_MAX: usize = 32 * 1024;
 
 /// A record's place and bytes.
 pub(crate) struct LeafRow {
@@ -52,7 +49,7 @@ pub(crate) async fn begin(
     ending: &[RecordId],
 ) -> Result<Vec<Row>, sqlx::Error> {
     match conn {
-        Conn::Sqlite(conn) => sqlite::begin(conn, tenant, ending).await,
+        Conn::Sqlite(conn) => sqlite::begin(conn.get_mut(), tenant, ending),
         Conn::Postgres(conn) => postgres::begin(conn, tenant, ending).await,
     }
 }
@@ -60,32 +57,24 @@ pub(crate) async fn begin(
 impl Rows {
     /// Writes everything and commits.
     pub(crate) async fn write(
-        mut self,
+        self,
         tx: &mut Conn,
         stream: Stream<'_>,
         frontier: Option<&Frontier>,
     ) -> Result<(), sqlx::Error> {
-        if matches!(tx, Conn::Sqlite(_)) {
-            for (record, row) in self.take_large() {
-                row.insert(tx, stream.tenant, record).await?;
-            }
-        }
-        match (tx, frontier) {
-            (Conn::Sqlite(conn), Some(frontier)) => self.write_sqlite(conn, stream, frontier).await,
-            (tx @ Conn::Postgres(_), None) => {
-                if let Conn::Postgres(conn) = tx {
-                    self.write_postgres(conn, stream).await?;
+        match (&mut *tx, frontier) {
+            (Conn::Sqlite(conn), Some(frontier)) => {
+                self.write_sqlite(conn.get_mut(), stream, frontier)?;
+                for (record, row) in &self.sealed {
+                    row.insert(tx, stream.tenant, *record).await?;
                 }
-                tx.commit().await
             }
+            (Conn::Postgres(conn), None) => self.write_postgres(conn, stream).await?,
             (Conn::Sqlite(_), None) | (Conn::Postgres(_), Some(_)) => {
-                Err(sqlx::Error::Protocol("a writer orders the log, or a sequencer does".into()))
+                let reason = "a writer orders the log, or a sequencer does";
+                return Err(sqlx::Error::Protocol(reason.into()));
             }
         }
-    }
-
-    /// Takes out the sections that are bound on their own.
-    fn take_large(&mut self) -> Vec<(RecordId, SealedRow)> {
-        self.sealed.extract_if(.., |(_, row)| row.bytes().len() > PACKED_BYTES_MAX).collect()
+        tx.commit().await
     }
 }

@@ -72,7 +72,8 @@ pub(crate) struct Inner {
     pub(crate) erasing: tokio::sync::Mutex<()>,
     queue: mpsc::Sender<Message>,
     settled: Arc<Settled>,
-    writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Ends when the writer has.
+    writer: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl fmt::Debug for Store {
@@ -122,10 +123,10 @@ impl Opened {
         if !path.exists() {
             return Err(StoreError::Missing(path));
         }
-        let mut conn = sqlite::open_writer(&path, config.commit_deadline, false).await?;
-        sqlite::truncate_wal(&mut conn).await?;
-        sqlite::migrate(&mut conn).await?;
-        let mut conn = Conn::Sqlite(conn);
+        let mut conn = sqlite::open_writer(&path, config.commit_deadline, false)?;
+        sqlite::truncate_wal(&conn)?;
+        sqlite::migrate(&mut conn)?;
+        let mut conn = Conn::sqlite(conn);
         if load_coord(&mut conn, tenant).await?.is_none() {
             return Err(StoreError::invalid(format!("the store is not of tenant `{tenant}`")));
         }
@@ -176,9 +177,9 @@ impl Store {
         }
         let keys = create_keys(&keys, config)?;
         keys.make_shard(0)?;
-        let mut conn = sqlite::open_writer(&path, config.commit_deadline, true).await?;
-        sqlite::migrate(&mut conn).await?;
-        let mut conn = Conn::Sqlite(conn);
+        let mut conn = sqlite::open_writer(&path, config.commit_deadline, true)?;
+        sqlite::migrate(&mut conn)?;
+        let mut conn = Conn::sqlite(conn);
         create_coord(&mut conn, tenant).await?;
         conn.close().await?;
         crate::files::sync_folder(folder)
@@ -220,7 +221,7 @@ impl Store {
         };
         let (conn, head) = begin(conn, &context).await?;
         let (queue, receiver) = mpsc::channel(config.queue);
-        let writer = tokio::spawn(Writer::new(context, conn, head).run(receiver));
+        let writer = Writer::new(context, conn, head).start(receiver)?;
         let inner = Inner {
             config,
             folder: folder.to_owned(),
@@ -482,9 +483,9 @@ impl Store {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("it stopped"))),
             Err(error) => Err(error),
         };
-        let task = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            let _ = task.await;
+        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = writer {
+            let _ = ended.await;
         }
         published.and(stopped)
     }

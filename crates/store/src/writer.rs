@@ -1,4 +1,5 @@
-//! The one task with the one connection that writes.
+//! The one task with the one connection that writes. For SQLite it has a thread to itself, which calls the
+//! database in place: a commit costs its caller two changes of threads, there and back.
 //!
 //! It collects what arrived while the previous commit ran and commits it as one transaction. Nothing
 //! in memory outlives a failed commit: the connection is closed, the write-ahead log is moved into the
@@ -128,8 +129,26 @@ impl Writer {
         Self { context, open, orphans, unmoved_bytes: 0, next_purge_ms: 0, paused: false }
     }
 
+    /// Starts the writer; what is returned ends when the writer has ended.
+    pub(crate) fn start(
+        self,
+        queue: mpsc::Receiver<Message>,
+    ) -> Result<oneshot::Receiver<()>, StoreError> {
+        let (running, ended) = oneshot::channel();
+        if let Place::Servers { .. } = self.context.place {
+            tokio::spawn(self.run(queue, running));
+            return Ok(ended);
+        }
+        let no_thread = |_| StoreError::unavailable("the operating system gives the writer no thread");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(no_thread)?;
+        let writer = move || runtime.block_on(self.run(queue, running));
+        std::thread::Builder::new().name("writer".to_owned()).spawn(writer).map_err(no_thread)?;
+        Ok(ended)
+    }
+
     /// Serves until the last sender is gone or a stop is asked for.
-    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>, _running: oneshot::Sender<()>) {
         loop {
             let first = match self.patience() {
                 None => queue.recv().await.map(Some),
@@ -231,11 +250,11 @@ impl Writer {
         let context = &self.context;
         self.open = Some(match &context.place {
             Place::File(path) => {
-                let mut conn = sqlite::open_writer(path, context.busy, false).await?;
+                let conn = sqlite::open_writer(path, context.busy, false)?;
                 // What the failed commit left in the log was never synced, and may not be synced
                 // again: moving it writes and syncs the database anew, and empties the log.
-                sqlite::truncate_wal(&mut conn).await?;
-                let mut conn = Conn::Sqlite(conn);
+                sqlite::truncate_wal(&conn)?;
+                let mut conn = Conn::sqlite(conn);
                 let head = load_head(&mut conn, &context.tenant, &context.replica).await?;
                 self.paused = true;
                 (conn, head)
@@ -396,9 +415,10 @@ impl Writer {
         }
         self.unmoved_bytes = 0;
         let Conn::Sqlite(conn) = conn else { return };
-        match sqlite::checkpoint_wal(conn).await {
+        let conn = conn.get_mut();
+        match sqlite::checkpoint_wal(conn) {
             // A reader may stand in the way of emptying the log: then it is tried again later.
-            Ok(pages) if pages > WAL_TRUNCATE_PAGES => drop(sqlite::truncate_wal(conn).await),
+            Ok(pages) if pages > WAL_TRUNCATE_PAGES => drop(sqlite::truncate_wal(conn)),
             Ok(_) => {}
             Err(error) => self.fail(error),
         }
@@ -513,7 +533,7 @@ impl Writer {
             }
         }
         if let Conn::Sqlite(conn) = &mut conn {
-            sqlite::truncate_wal(conn).await.ok();
+            sqlite::truncate_wal(conn.get_mut()).ok();
         }
         Ok(conn.close().await?)
     }

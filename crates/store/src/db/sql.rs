@@ -1,15 +1,18 @@
 //! Runs SQL on either engine. The text is the same for both; where it cannot be, the caller matches on
 //! the engine.
 
+use rusqlite::types::{FromSql, Value, ValueRef};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Connection as _, Decode, Postgres, Row as _, Sqlite, Type};
+use sync_wrapper::SyncWrapper;
 
-use super::{Column, warnings};
+use super::{Column, sqlite, warnings};
 
-/// A connection.
+/// A connection. Calls to SQLite block the thread until they are done.
 pub(crate) enum Conn {
-    Sqlite(SqliteConnection),
+    /// Nobody shares it: what owns it may go from thread to thread, though it is not `Sync` by itself.
+    Sqlite(SyncWrapper<rusqlite::Connection>),
     Postgres(PgConnection),
 }
 
@@ -22,6 +25,8 @@ pub(crate) enum Pool {
 
 /// A row of an answer.
 pub(crate) enum Row {
+    /// From the connection that writes.
+    Values(Vec<Value>),
     Sqlite(SqliteRow),
     Postgres(PgRow),
 }
@@ -42,6 +47,10 @@ macro_rules! bound {
 }
 
 impl Conn {
+    pub(crate) fn sqlite(conn: rusqlite::Connection) -> Self {
+        Self::Sqlite(SyncWrapper::new(conn))
+    }
+
     /// Returns how many rows were changed.
     pub(crate) async fn execute(
         &mut self,
@@ -49,7 +58,7 @@ impl Conn {
         args: &[Column<'_>],
     ) -> Result<u64, sqlx::Error> {
         Ok(match self {
-            Self::Sqlite(conn) => bound!(sql, args).execute(conn).await?.rows_affected(),
+            Self::Sqlite(conn) => sqlite::execute(conn.get_mut(), sql, args)?,
             Self::Postgres(conn) => bound!(sql, args).execute(conn).await?.rows_affected(),
         })
     }
@@ -60,7 +69,10 @@ impl Conn {
         args: &[Column<'_>],
     ) -> Result<Vec<Row>, sqlx::Error> {
         Ok(match self {
-            Self::Sqlite(conn) => sqlite_rows(bound!(sql, args).fetch_all(conn).await?),
+            Self::Sqlite(conn) => {
+                let rows = sqlite::fetch(conn.get_mut(), sql, args)?;
+                rows.into_iter().map(Row::Values).collect()
+            }
             Self::Postgres(conn) => postgres_rows(bound!(sql, args).fetch_all(conn).await?),
         })
     }
@@ -71,7 +83,9 @@ impl Conn {
         args: &[Column<'_>],
     ) -> Result<Option<Row>, sqlx::Error> {
         Ok(match self {
-            Self::Sqlite(conn) => bound!(sql, args).fetch_optional(conn).await?.map(Row::Sqlite),
+            Self::Sqlite(conn) => {
+                sqlite::fetch(conn.get_mut(), sql, args)?.into_iter().next().map(Row::Values)
+            }
             Self::Postgres(conn) => {
                 bound!(sql, args).fetch_optional(conn).await?.map(Row::Postgres)
             }
@@ -111,17 +125,19 @@ impl Conn {
 
     pub(crate) async fn close(self) -> Result<(), sqlx::Error> {
         match self {
-            Self::Sqlite(conn) => conn.close().await,
+            Self::Sqlite(conn) => {
+                conn.into_inner().close().map_err(|(_, error)| sqlite::failed(error))
+            }
             Self::Postgres(conn) => conn.close().await,
         }
     }
 
     /// Closes without any further word to the database.
     pub(crate) async fn close_hard(self) {
-        let _ = match self {
-            Self::Sqlite(conn) => conn.close_hard().await,
-            Self::Postgres(conn) => conn.close_hard().await,
-        };
+        match self {
+            Self::Sqlite(conn) => drop(conn),
+            Self::Postgres(conn) => drop(conn.close_hard().await),
+        }
     }
 }
 
@@ -173,9 +189,18 @@ impl Row {
         T: for<'r> Decode<'r, Sqlite>
             + Type<Sqlite>
             + for<'r> Decode<'r, Postgres>
-            + Type<Postgres>,
+            + Type<Postgres>
+            + FromSql,
     {
         match self {
+            Self::Values(values) => {
+                let value = values.get(place).ok_or(sqlx::Error::ColumnIndexOutOfBounds {
+                    index: place,
+                    len: values.len(),
+                })?;
+                T::column_result(ValueRef::from(value))
+                    .map_err(|error| sqlx::Error::Decode(error.into()))
+            }
             Self::Sqlite(row) => row.try_get(place),
             Self::Postgres(row) => row.try_get(place),
         }

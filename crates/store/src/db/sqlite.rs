@@ -1,13 +1,17 @@
 //! Opens SQLite the way the ledger needs it, and checks that it obeyed.
+//!
+//! The writing connection is called in place, by the thread that owns it; readers are a pool whose
+//! connections have threads of their own.
 
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use rusqlite::types::Value;
+use rusqlite::{CachedStatement, Connection, OpenFlags};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
+use super::Column;
 use crate::StoreError;
 
 /// The database's file in the data folder.
@@ -18,6 +22,9 @@ const VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 
 /// Connections of a pool of readers.
 const READERS_MAX: u32 = 4;
+
+/// How long a reader waits for a lock.
+const READER_BUSY: Duration = Duration::from_secs(2);
 
 /// The schema, one text per version.
 pub(crate) const MIGRATIONS: &[(i64, &str)] = &[
@@ -30,38 +37,44 @@ pub(crate) const MIGRATIONS: &[(i64, &str)] = &[
 /// How long the writer waits for readers each time that an erasure asks it to empty its log.
 const TRUNCATE_WAIT: Duration = Duration::from_millis(50);
 
-fn options(path: &Path, busy: Duration) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .busy_timeout(busy)
-        .foreign_keys(true)
-        .pragma("mmap_size", "0")
-        .disable_statement_logging()
-        .statement_cache_capacity(256)
-}
+/// Prepared statements that the writing connection keeps.
+const STATEMENTS_KEPT: usize = 64;
 
 /// Opens the one writing connection and reads its settings back.
-pub(crate) async fn open_writer(
+pub(crate) fn open_writer(
     path: &Path,
     busy: Duration,
     create: bool,
-) -> Result<SqliteConnection, StoreError> {
-    let options = options(path, busy)
-        .create_if_missing(create)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("fullfsync", "1")
-        .pragma("secure_delete", "ON")
-        .pragma("wal_autocheckpoint", "0");
-    let mut conn = SqliteConnection::connect_with(&options).await?;
-    check_version(&mut conn).await?;
-    check_settings(&mut conn).await?;
+) -> Result<Connection, StoreError> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
+    let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
+    conn.busy_timeout(busy).map_err(failed)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    run_script(
+        &conn,
+        "PRAGMA mmap_size = 0;
+         PRAGMA foreign_keys = ON;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA fullfsync = 1;
+         PRAGMA secure_delete = ON;
+         PRAGMA wal_autocheckpoint = 0",
+    )?;
+    check_version(&conn)?;
+    check_settings(&conn)?;
     Ok(conn)
 }
 
 /// Opens a pool that cannot write and never moves the write-ahead log.
 pub(crate) async fn open_readers(path: &Path) -> Result<SqlitePool, StoreError> {
-    let options = options(path, Duration::from_secs(2))
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(READER_BUSY)
+        .foreign_keys(true)
+        .pragma("mmap_size", "0")
+        .disable_statement_logging()
+        .statement_cache_capacity(256)
         .create_if_missing(false)
         .read_only(true)
         .pragma("query_only", "ON");
@@ -72,8 +85,8 @@ pub(crate) async fn open_readers(path: &Path) -> Result<SqlitePool, StoreError> 
         .await?)
 }
 
-async fn check_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    let text: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(conn).await?;
+fn check_version(conn: &Connection) -> Result<(), StoreError> {
+    let text: String = one(conn, "SELECT sqlite_version()")?;
     let mut parts = text.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let mut part = || parts.next().unwrap_or(0);
     if (part(), part(), part()) >= VERSION_MIN {
@@ -84,8 +97,8 @@ async fn check_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     Err(StoreError::Setting { name: "sqlite_version", expected, found: text })
 }
 
-async fn check_settings(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *conn).await?;
+fn check_settings(conn: &Connection) -> Result<(), StoreError> {
+    let mode: String = one(conn, "PRAGMA journal_mode")?;
     if mode != "wal" {
         let expected = "wal".to_owned();
         return Err(StoreError::Setting { name: "journal_mode", expected, found: mode });
@@ -99,8 +112,10 @@ async fn check_settings(conn: &mut SqliteConnection) -> Result<(), StoreError> {
         ("wal_autocheckpoint", "PRAGMA wal_autocheckpoint", 0),
     ] {
         // A build without memory maps has no row for their size.
-        let found: Option<i64> = sqlx::query_scalar(sql).fetch_optional(&mut *conn).await?;
-        let found = found.unwrap_or(0);
+        let found = match conn.query_row(sql, [], |row| row.get(0)) {
+            Err(rusqlite::Error::QueryReturnedNoRows) => 0,
+            found => found.map_err(failed)?,
+        };
         if found != expected {
             let (expected, found) = (expected.to_string(), found.to_string());
             return Err(StoreError::Setting { name, expected, found });
@@ -110,8 +125,8 @@ async fn check_settings(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 }
 
 /// Brings the schema up to date, each version in a transaction of its own.
-pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await?;
+pub(crate) fn migrate(conn: &mut Connection) -> Result<(), StoreError> {
+    let found: i64 = one(conn, "PRAGMA user_version")?;
     let known = MIGRATIONS.last().map_or(0, |(version, _)| *version);
     if found > known {
         let expected = format!("at most {known}");
@@ -122,24 +137,19 @@ pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), StoreErro
         });
     }
     for (version, sql) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
-        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-        sqlx::raw_sql(*sql).execute(&mut *tx).await?;
-        match version {
-            1 => sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut *tx).await?,
-            2 => sqlx::raw_sql("PRAGMA user_version = 2").execute(&mut *tx).await?,
-            3 => sqlx::raw_sql("PRAGMA user_version = 3").execute(&mut *tx).await?,
-            4 => sqlx::raw_sql("PRAGMA user_version = 4").execute(&mut *tx).await?,
-            _ => return Err(StoreError::corrupt("a migration without a version")),
-        };
-        tx.commit().await?;
+        let tx = conn
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        run_script(&tx, sql)?;
+        tx.pragma_update(None, "user_version", version).map_err(failed)?;
+        tx.commit().map_err(failed)?;
     }
     Ok(())
 }
 
 /// Moves the whole write-ahead log into the database and empties it; both are synced.
-pub(crate) async fn truncate_wal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    let (busy, _, _): (i64, i64, i64) =
-        sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(conn).await?;
+pub(crate) fn truncate_wal(conn: &Connection) -> Result<(), StoreError> {
+    let busy: i64 = one(conn, "PRAGMA wal_checkpoint(TRUNCATE)")?;
     if busy == 0 {
         Ok(())
     } else {
@@ -148,26 +158,80 @@ pub(crate) async fn truncate_wal(conn: &mut SqliteConnection) -> Result<(), Stor
 }
 
 /// Does what [`truncate_wal`] does without waiting long for readers; others wait for the writer meanwhile.
-pub(crate) async fn truncate_wal_within(
-    conn: &mut SqliteConnection,
-    busy: Duration,
-) -> Result<(), StoreError> {
-    busy_timeout(conn, TRUNCATE_WAIT).await?;
-    let done = truncate_wal(conn).await;
-    busy_timeout(conn, busy).await?;
+pub(crate) fn truncate_wal_within(conn: &Connection, busy: Duration) -> Result<(), StoreError> {
+    conn.busy_timeout(TRUNCATE_WAIT).map_err(failed)?;
+    let done = truncate_wal(conn);
+    conn.busy_timeout(busy).map_err(failed)?;
     done
 }
 
-async fn busy_timeout(conn: &mut SqliteConnection, wait: Duration) -> Result<(), StoreError> {
-    // A pragma takes no parameters.
-    let sql = sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {}", wait.as_millis()));
-    sqlx::raw_sql(sql).execute(conn).await?;
-    Ok(())
+/// Moves what it can of the write-ahead log; returns how many pages the log has.
+pub(crate) fn checkpoint_wal(conn: &Connection) -> Result<i64, StoreError> {
+    let pages = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1));
+    Ok(pages.map_err(failed)?)
 }
 
-/// Moves what it can of the write-ahead log; returns how many pages the log has.
-pub(crate) async fn checkpoint_wal(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
-    let (_, pages, _): (i64, i64, i64) =
-        sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(conn).await?;
-    Ok(pages)
+/// Runs statements that take nothing; what they answer is dropped.
+fn run_script(conn: &Connection, sql: &str) -> Result<(), sqlx::Error> {
+    conn.execute_batch(sql).map_err(failed)
+}
+
+/// Returns the first column of the one row of an answer.
+fn one<T: rusqlite::types::FromSql>(conn: &Connection, sql: &str) -> Result<T, sqlx::Error> {
+    conn.query_row(sql, [], |row| row.get(0)).map_err(failed)
+}
+
+/// Runs a statement; returns how many rows were changed.
+pub(crate) fn execute(
+    conn: &Connection,
+    sql: &str,
+    args: &[Column<'_>],
+) -> Result<u64, sqlx::Error> {
+    let mut statement = bound(conn, sql, args).map_err(failed)?;
+    // Not `raw_execute`, which refuses statements that answer with rows.
+    let mut rows = statement.raw_query();
+    while rows.next().map_err(failed)?.is_some() {}
+    Ok(conn.changes())
+}
+
+/// Returns the rows of an answer.
+pub(crate) fn fetch(
+    conn: &Connection,
+    sql: &str,
+    args: &[Column<'_>],
+) -> Result<Vec<Vec<Value>>, sqlx::Error> {
+    let mut statement = bound(conn, sql, args).map_err(failed)?;
+    let columns = statement.column_count();
+    let mut rows = statement.raw_query();
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        let values = (0..columns).map(|column| row.get(column));
+        found.push(values.collect::<Result<_, _>>().map_err(failed)?);
+    }
+    Ok(found)
+}
+
+/// Returns a statement with its arguments. SQLite takes `$1` for a name and counts parameters by when they
+/// first occur; the number in the name says which argument is meant.
+fn bound<'c>(
+    conn: &'c Connection,
+    sql: &str,
+    args: &[Column<'_>],
+) -> rusqlite::Result<CachedStatement<'c>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    for place in 1..=statement.parameter_count() {
+        let number = statement.parameter_name(place).and_then(|name| name.get(1..)?.parse().ok());
+        let arg = number.and_then(|number: usize| args.get(number.checked_sub(1)?));
+        match arg.ok_or(rusqlite::Error::InvalidParameterCount(args.len(), place))? {
+            Column::Int(value) => statement.raw_bind_parameter(place, value)?,
+            Column::Text(value) => statement.raw_bind_parameter(place, value)?,
+            Column::Blob(value) => statement.raw_bind_parameter(place, value)?,
+        }
+    }
+    Ok(statement)
+}
+
+/// Wraps an error of the writing connection in the type that those of all others have.
+pub(crate) fn failed(error: rusqlite::Error) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(error))
 }

@@ -214,7 +214,12 @@ async fn t12_two_leaders_never_fork_the_log() {
         for done in [a, b, c, d] {
             match done.await.unwrap() {
                 // Whoever lost the lease, or met the other one signing, has published nothing.
-                Ok(_) | Err(StoreError::Unavailable { .. } | StoreError::Database(_)) => {}
+                Ok(_)
+                | Err(
+                    StoreError::Unavailable { .. }
+                    | StoreError::Moved { .. }
+                    | StoreError::Database(_),
+                ) => {}
                 Err(error) => panic!("trial {n}: {error}"),
             }
         }
