@@ -15,7 +15,7 @@ use crate::db::{Column, Conn, row_sum};
 use crate::effect::{self, Effect};
 use crate::intent::{Appended, DenialFields};
 use crate::prepare::{Place, Prepared, SealedRow};
-use crate::rows::{self, LeafRow, Rows, Stream};
+use crate::rows::{LeafRow, Rows, Stream};
 
 /// One record for the writer, with what else belongs into its transaction.
 pub(crate) struct Job {
@@ -43,14 +43,6 @@ impl Job {
             Work::Intent { .. } | Work::Record(_) => None,
         };
         Self { prepared, work: Some(work), deadline, reply, is_intent, settles }
-    }
-
-    /// Returns the open call that the job ends.
-    pub(crate) fn ends(&self) -> Option<RecordId> {
-        match &self.work {
-            Some(Work::Outcome(end)) if end.from == OPEN => Some(end.call),
-            _ => None,
-        }
     }
 
     /// Returns where the job's claim comes in the order in which all gateways claim keys; jobs without
@@ -111,19 +103,23 @@ pub(crate) struct Head {
     pub(crate) time: Hlc,
     /// What the clock last said.
     pub(crate) clock_ms: i64,
+    /// Calls that were opened since, and whether each claimed a key. Nobody else ends them: another gateway
+    /// does only after it fenced this one.
+    pub(crate) open: HashMap<RecordId, bool>,
 }
 
 /// One transaction under way.
 pub(crate) struct Batch<'a> {
-    pub(crate) tx: &'a mut Conn,
+    conn: &'a mut Conn,
+    /// Whether the transaction is open. With PostgreSQL, where each message costs, it is opened when
+    /// something has to be read or written before the end; else the last statement is all of it.
+    begun: bool,
     pub(crate) tenant: &'a str,
     pub(crate) replica: &'a str,
     pub(crate) now: i64,
     pub(crate) head: Head,
     /// Bytes of bodies and sections.
     pub(crate) bytes: usize,
-    /// Calls that end in this batch, taken off the open ones, and whether each claimed a key.
-    ending: HashMap<RecordId, bool>,
     rows: Rows,
 }
 
@@ -135,17 +131,17 @@ type Refusable<T> = Result<Result<T, StoreError>, sqlx::Error>;
 impl<'a> Batch<'a> {
     /// Begins a batch in an open transaction.
     pub(crate) fn new(
-        tx: &'a mut Conn,
+        conn: &'a mut Conn,
         tenant: &'a str,
         replica: &'a str,
         now: i64,
         head: Head,
     ) -> Self {
-        let (ending, rows) = (HashMap::new(), Rows::default());
-        Self { tx, tenant, replica, now, head, bytes: 0, ending, rows }
+        let rows = Rows::default();
+        Self { conn, begun: true, tenant, replica, now, head, bytes: 0, rows }
     }
 
-    /// Opens a transaction, and takes calls that are about to end off the open ones.
+    /// Begins a batch with a transaction of its own.
     ///
     /// After an error the connection must be closed: the transaction may be open.
     pub(crate) async fn begin(
@@ -153,22 +149,29 @@ impl<'a> Batch<'a> {
         tenant: &'a str,
         replica: &'a str,
         head: Head,
-        ending: &[RecordId],
     ) -> Result<Self, sqlx::Error> {
-        let taken = rows::begin(conn, tenant, ending).await?;
-        let mut batch = Self::new(conn, tenant, replica, 0, head);
-        for row in taken {
-            let record: Vec<u8> = row.get(0)?;
-            let call = record_from(&record).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            batch.ending.insert(call, row.get::<i64>(1)? == 1);
+        let mut batch = Self { begun: false, ..Self::new(conn, tenant, replica, 0, head) };
+        if matches!(batch.conn, Conn::Sqlite(_)) {
+            batch.tx().await?;
         }
         Ok(batch)
     }
 
     /// Ends the transaction without a trace.
     pub(crate) async fn roll_back(self) -> Result<Head, sqlx::Error> {
-        self.tx.roll_back().await?;
+        if self.begun {
+            self.conn.roll_back().await?;
+        }
         Ok(self.head)
+    }
+
+    /// Returns the connection in an open transaction.
+    async fn tx(&mut self) -> Result<&mut Conn, sqlx::Error> {
+        if !self.begun {
+            self.conn.begin().await?;
+            self.begun = true;
+        }
+        Ok(self.conn)
     }
 }
 
@@ -195,6 +198,7 @@ impl Batch<'_> {
             Err(error) => return Ok(Err(error)),
         };
         self.rows.open_calls.push((call, OPEN, claimed));
+        self.head.open.insert(call, claimed);
         Ok(Ok(Done::Recorded(place)))
     }
 
@@ -204,6 +208,7 @@ impl Batch<'_> {
         prepared: &mut Prepared,
         claim: Claim,
     ) -> Result<Option<Result<Done, StoreError>>, sqlx::Error> {
+        let tenant = self.tenant;
         let row = ClaimRow {
             agent: claim.agent,
             key: claim.key.to_vec(),
@@ -211,11 +216,11 @@ impl Batch<'_> {
             digest: claim.digest.to_vec(),
         };
         let (first, digest, status) = loop {
-            if row.insert(self.tx, self.tenant).await? {
+            if row.insert(self.tx().await?, tenant).await? {
                 return Ok(None);
             }
             // Another gateway may have given the key back in between.
-            if let Some(holder) = row.holder(self.tx, self.tenant).await? {
+            if let Some(holder) = row.holder(self.tx().await?, tenant).await? {
                 break holder;
             }
         };
@@ -247,7 +252,7 @@ impl Batch<'_> {
         let sql = "SELECT record FROM replay WHERE tenant = $1 AND record = $2 AND expires_ms > $3";
         let call = record_bytes(call);
         let args = [Column::Text(self.tenant), Column::Blob(&call), Column::Int(self.now)];
-        Ok(self.tx.fetch_optional(sql, &args).await?.is_some())
+        Ok(self.tx().await?.fetch_optional(sql, &args).await?.is_some())
     }
 
     /// Takes one call out of the state that it must be in; returns whether it claimed a key.
@@ -256,13 +261,21 @@ impl Batch<'_> {
              RETURNING claimed";
         let call = record_bytes(call);
         let args = [Column::Text(self.tenant), Column::Blob(&call), Column::Text(from)];
-        let row = self.tx.fetch_optional(sql, &args).await?;
+        let row = self.tx().await?.fetch_optional(sql, &args).await?;
         row.map(|row| Ok(row.get::<i64>(0)? == 1)).transpose()
     }
 
     async fn outcome(&mut self, prepared: &mut Prepared, end: Settlement) -> Refusable<Done> {
-        let claimed = match self.ending.remove(&end.call) {
-            Some(claimed) if end.from == OPEN => Some(claimed),
+        let tenant = self.tenant;
+        // A call whose outcome is unknown stays in the table, so its row is taken out before.
+        let known = end.from == OPEN && end.status != OutcomeStatus::Unknown;
+        let claimed = match self.head.open.remove(&end.call) {
+            Some(claimed) if known => {
+                self.rows.ended.push(end.call);
+                Some(claimed)
+            }
+            // Its row is there until the batch is written.
+            None if self.rows.ended.contains(&end.call) => None,
             _ => self.take(end.call, end.from).await?,
         };
         let Some(claimed) = claimed else {
@@ -273,9 +286,9 @@ impl Batch<'_> {
             self.rows.open_calls.push((end.call, "unknown", claimed));
         }
         if claimed {
-            settle_claim(self.tx, self.tenant, end.call, end.status).await?;
+            settle_claim(self.tx().await?, tenant, end.call, end.status).await?;
             if let Some((expires, row)) = end.replay {
-                row.insert_replay(self.tx, self.tenant, end.call, expires).await?;
+                row.insert_replay(self.tx().await?, tenant, end.call, expires).await?;
             }
         }
         // The caller prepared the leaf, so it fits: a refusal here would leave the call half settled.
@@ -286,14 +299,16 @@ impl Batch<'_> {
     }
 
     async fn record(&mut self, prepared: &mut Prepared, effects: Vec<Effect>) -> Refusable<Done> {
+        let tenant = self.tenant;
         for effect in effects {
-            effect::apply(self.tx, self.tenant, effect).await?;
+            effect::apply(self.tx().await?, tenant, effect).await?;
         }
         Ok(self.append(prepared).await?.map(Done::Recorded))
     }
 
     /// Gives a record its place; [`Batch::finish`] writes it.
     async fn append(&mut self, prepared: &mut Prepared) -> Refusable<Appended> {
+        let tenant = self.tenant;
         let time = self.head.time.next(self.now);
         let body = prepared.leaf(&Place {
             replica: self.replica,
@@ -307,7 +322,7 @@ impl Batch<'_> {
         }
         let hash = leaf_hash(&body);
         if let Some(subject) = prepared.new_subject() {
-            subject.insert(self.tx, self.tenant).await?;
+            subject.insert(self.tx().await?, tenant).await?;
         }
         let record = prepared.record;
         for row in prepared.take_sealed() {
@@ -330,13 +345,10 @@ impl Batch<'_> {
     }
 
     /// Writes the records and the right edge that the batch leaves behind, and commits.
-    pub(crate) async fn commit(mut self) -> Result<Head, sqlx::Error> {
-        // Calls that were to end, but did not, are open as before.
-        let open = self.ending.into_iter().map(|(call, claimed)| (call, OPEN, claimed));
-        self.rows.open_calls.extend(open);
+    pub(crate) async fn commit(self) -> Result<Head, sqlx::Error> {
         let Head { epoch, seq, .. } = self.head;
         let stream = Stream { tenant: self.tenant, replica: self.replica, epoch, seq: seq - 1 };
-        self.rows.write(self.tx, stream, self.head.frontier.as_ref()).await?;
+        self.rows.write(self.conn, self.begun, stream, self.head.frontier.as_ref()).await?;
         Ok(self.head)
     }
 }
@@ -472,38 +484,36 @@ mod tests {
     use crate::head;
     use crate::writer::open_calls;
 
-    async fn begin<'a>(conn: &'a mut Conn, ending: &[RecordId]) -> Batch<'a> {
-        let head = head::load_head(conn, "acme", "a").await.unwrap();
-        Batch::begin(conn, "acme", "a", head, ending).await.unwrap()
-    }
-
     #[tokio::test]
-    async fn a_call_whose_end_came_too_late_is_open_as_before() {
+    async fn a_call_that_ends_is_not_open_and_the_others_are() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("db");
         let second = Duration::from_secs(1);
-        let mut conn = sqlite::open_writer(&path, second, true).unwrap();
+        let mut conn = sqlite::open_writer(&folder.path().join("db"), second, true).unwrap();
         sqlite::migrate(&mut conn).unwrap();
         let mut conn = Conn::sqlite(conn);
         let calls: Vec<_> = (1..=3).map(|n| RecordId(uuid::Uuid::from_u128(n))).collect();
-        let mut batch = begin(&mut conn, &[]).await;
+        let head = head::load_head(&mut conn, "acme", "a").await.unwrap();
+        let mut batch = Batch::begin(&mut conn, "acme", "a", head).await.unwrap();
         for call in &calls {
             let draft = Draft::new(*call, Kind::Decision);
             let mut prepared = Prepared::public(&draft, "acme").unwrap();
             batch.run(&mut prepared, Work::Intent { claim: None }).await.unwrap().ok().unwrap();
         }
-        batch.commit().await.unwrap();
+        let head = batch.commit().await.unwrap();
+        assert_eq!(head.open.len(), 3);
 
-        let mut batch = begin(&mut conn, &calls).await;
-        let status = OutcomeStatus::Executed;
-        let end = Settlement { call: calls[1], status, from: OPEN, replay: None };
-        let draft = Draft::new(RecordId(uuid::Uuid::from_u128(4)), Kind::Outcome);
-        let mut prepared = Prepared::public(&draft, "acme").unwrap();
-        batch.run(&mut prepared, Work::Outcome(end)).await.unwrap().ok().unwrap();
-        batch.commit().await.unwrap();
+        let mut batch = Batch::begin(&mut conn, "acme", "a", head).await.unwrap();
+        let mut end = async |call, n| {
+            let status = OutcomeStatus::Executed;
+            let settlement = Settlement { call, status, from: OPEN, replay: None };
+            let draft = Draft::new(RecordId(uuid::Uuid::from_u128(n)), Kind::Outcome);
+            let mut prepared = Prepared::public(&draft, "acme").unwrap();
+            batch.run(&mut prepared, Work::Outcome(settlement)).await.unwrap().is_ok()
+        };
+        assert!(end(calls[1], 4).await);
+        assert!(!end(calls[1], 5).await, "a call ends once");
+        let head = batch.commit().await.unwrap();
         assert_eq!(open_calls(&mut conn, "acme").await.unwrap(), [calls[0], calls[2]]);
-
-        begin(&mut conn, &calls).await.roll_back().await.unwrap();
-        assert_eq!(open_calls(&mut conn, "acme").await.unwrap(), [calls[0], calls[2]]);
+        assert!(head.open.contains_key(&calls[0]) && !head.open.contains_key(&calls[1]));
     }
 }

@@ -1,5 +1,7 @@
 //! Where the log stands, read from the database.
 
+use std::collections::HashMap;
+
 use countersign_ledger::hash::sha256;
 use countersign_ledger::leaf::{Leaf, Time};
 use countersign_ledger::{Frontier, Hash};
@@ -133,7 +135,8 @@ pub(crate) async fn load_head(
     let last = load_last(conn, tenant, frontier.size().0).await?;
     let epoch = load_coord(conn, tenant).await?.map_or(0, |coord| coord.epoch);
     let (prev, time) = (Hash([0; 32]), Hlc::default());
-    let mut head = Head { frontier: Some(frontier), epoch, seq: 1, prev, time, clock_ms: 0 };
+    let open = HashMap::new();
+    let mut head = Head { frontier: Some(frontier), epoch, seq: 1, prev, time, clock_ms: 0, open };
     if let Some(Last { leaf, body }) = last {
         let Time { ms, n } = leaf.time;
         head.time = Hlc { ms: i64::try_from(ms).unwrap_or(i64::MAX), n };

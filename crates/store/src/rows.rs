@@ -7,7 +7,7 @@ mod sqlite;
 use countersign_ledger::{Frontier, Hash};
 use countersign_model::RecordId;
 
-use crate::db::{Conn, Row};
+use crate::db::{Conn, warnings};
 use crate::prepare::SealedRow;
 
 /// A record's place and bytes.
@@ -29,6 +29,8 @@ pub(crate) struct Rows {
     pub(crate) sealed: Vec<(RecordId, SealedRow)>,
     /// Call, state, and whether it claimed a key.
     pub(crate) open_calls: Vec<(RecordId, &'static str, bool)>,
+    /// Calls that were open in earlier batches and are no more.
+    pub(crate) ended: Vec<RecordId>,
 }
 
 /// Which stream of which tenant the rows belong to.
@@ -41,24 +43,12 @@ pub(crate) struct Stream<'a> {
     pub(crate) seq: u64,
 }
 
-/// Opens a transaction, takes calls that are about to end off the open ones, and returns each with
-/// whether it claimed a key.
-pub(crate) async fn begin(
-    conn: &mut Conn,
-    tenant: &str,
-    ending: &[RecordId],
-) -> Result<Vec<Row>, sqlx::Error> {
-    match conn {
-        Conn::Sqlite(conn) => sqlite::begin(conn.get_mut(), tenant, ending),
-        Conn::Postgres(conn) => postgres::begin(conn, tenant, ending).await,
-    }
-}
-
 impl Rows {
-    /// Writes everything and commits.
+    /// Writes everything and commits; all in one statement unless the transaction is open already.
     pub(crate) async fn write(
         self,
         tx: &mut Conn,
+        begun: bool,
         stream: Stream<'_>,
         frontier: Option<&Frontier>,
     ) -> Result<(), sqlx::Error> {
@@ -69,12 +59,14 @@ impl Rows {
                     row.insert(tx, stream.tenant, *record).await?;
                 }
             }
-            (Conn::Postgres(conn), None) => self.write_postgres(conn, stream).await?,
+            (Conn::Postgres(conn), None) => {
+                warnings::refusing(self.write_postgres(conn, stream)).await?;
+            }
             (Conn::Sqlite(_), None) | (Conn::Postgres(_), Some(_)) => {
                 let reason = "a writer orders the log, or a sequencer does";
                 return Err(sqlx::Error::Protocol(reason.into()));
             }
         }
-        tx.commit().await
+        if begun { tx.commit().await } else { Ok(()) }
     }
 }

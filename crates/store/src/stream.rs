@@ -3,6 +3,8 @@
 //! The row of `stream` fences: every batch updates it under its epoch, so whoever counts the epoch up
 //! waits for a batch under way and none of an earlier epoch comes after it.
 
+use std::collections::HashMap;
+
 use countersign_ledger::Hash;
 use countersign_ledger::leaf::Leaf;
 use countersign_model::{Draft, Kind, RecordId};
@@ -91,7 +93,8 @@ pub(crate) async fn begin(
     .await?;
     let time = last_time(&mut conn, tenant, replica, &last).await?;
     let (prev, clock_ms) = (Hash([0; 32]), time.ms);
-    let mut head = Head { frontier: None, epoch, seq: 1, prev, time, clock_ms };
+    let open = HashMap::new();
+    let mut head = Head { frontier: None, epoch, seq: 1, prev, time, clock_ms, open };
     if last.instance.is_empty() {
         conn.commit().await?;
         return Ok((conn, head));

@@ -139,7 +139,8 @@ impl Writer {
             tokio::spawn(self.run(queue, running));
             return Ok(ended);
         }
-        let no_thread = |_| StoreError::unavailable("the operating system gives the writer no thread");
+        let no_thread =
+            |_| StoreError::unavailable("the operating system gives the writer no thread");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(no_thread)?;
         let writer = move || runtime.block_on(self.run(queue, running));
@@ -303,8 +304,7 @@ impl Writer {
         jobs: &mut Vec<Job>,
     ) -> Result<(Head, Vec<Result<Done, StoreError>>), sqlx::Error> {
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
-        let ending: Vec<_> = jobs.iter().filter_map(|job| job.ends()).collect();
-        let mut batch = Batch::begin(conn, tenant, replica, head, &ending).await?;
+        let mut batch = Batch::begin(conn, tenant, replica, head).await?;
         // The lock may have taken long: the batch begins now.
         self.drop_late(jobs);
         if jobs.is_empty() {
@@ -380,8 +380,7 @@ impl Writer {
         calls: &[(RecordId, OutcomeStatus)],
     ) -> Result<Head, sqlx::Error> {
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
-        let ending: Vec<_> = calls.iter().map(|(call, _)| *call).collect();
-        let mut batch = Batch::begin(conn, tenant, replica, head, &ending).await?;
+        let mut batch = Batch::begin(conn, tenant, replica, head).await?;
         batch.now = self.context.clock.now_ms();
         if self.paused {
             batch

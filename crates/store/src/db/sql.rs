@@ -111,12 +111,7 @@ impl Conn {
 
     /// Commits; after an error it is not known whether the transaction is durable.
     pub(crate) async fn commit(&mut self) -> Result<(), sqlx::Error> {
-        let (done, warned) = warnings::listening(self.execute("COMMIT", &[])).await;
-        done?;
-        if warned {
-            return Err(sqlx::Error::Protocol("the database warned during a commit".into()));
-        }
-        Ok(())
+        warnings::refusing(self.execute("COMMIT", &[])).await.map(drop)
     }
 
     pub(crate) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {

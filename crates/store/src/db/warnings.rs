@@ -45,8 +45,18 @@ impl<S: Subscriber> Layer<S> for CommitWarnings {
     }
 }
 
+/// Does some work on one connection that ends with a commit; a warning meanwhile is an error.
+pub(crate) async fn refusing<T>(
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match listening(work).await {
+        (Ok(_), true) => Err(sqlx::Error::Protocol("the database warned during a commit".into())),
+        (done, _) => done,
+    }
+}
+
 /// Does some work on one connection; returns also whether the server warned meanwhile.
-pub(crate) async fn listening<T>(work: impl Future<Output = T>) -> (T, bool) {
+async fn listening<T>(work: impl Future<Output = T>) -> (T, bool) {
     let heard = async {
         let done = work.await;
         (done, HEARD.with(Cell::get))

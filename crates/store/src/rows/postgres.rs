@@ -1,39 +1,16 @@
 //! One statement with an array for each column.
 
-use countersign_model::RecordId;
 use sqlx::postgres::PgConnection;
 
-use super::{Row, Rows, Stream};
+use super::{Rows, Stream};
 use crate::batch::{open_call_sum, record_bytes};
 use crate::db::int;
 
-/// Opens a transaction and takes calls that are about to end off the open ones.
-pub(super) async fn begin(
-    conn: &mut PgConnection,
-    tenant: &str,
-    ending: &[RecordId],
-) -> Result<Vec<Row>, sqlx::Error> {
-    sqlx::query("BEGIN").execute(&mut *conn).await?;
-    if ending.is_empty() {
-        return Ok(Vec::new());
-    }
-    let calls: Vec<Vec<u8>> = ending.iter().map(|call| record_bytes(*call)).collect();
-    let taken = sqlx::query(
-        "DELETE FROM open_call WHERE tenant = $1 AND state = 'open' AND record = ANY($2)
-         RETURNING record, claimed",
-    )
-    .bind(tenant)
-    .bind(calls)
-    // Planned each time: a plan made while the table was small would look at every row of the tenant,
-    // and thousands of ended calls lie there until the next vacuum.
-    .persistent(false)
-    .fetch_all(conn)
-    .await?;
-    Ok(taken.into_iter().map(Row::Postgres).collect())
-}
-
+/// All of a batch, unless something had to be read or written before: then the end of its transaction.
+///
 /// Writes nothing unless the stream is still this process's: whoever took it over has counted its epoch
-/// up, and waited for the row as long as this transaction had it.
+/// up, and waited for the row as long as this transaction had it. Fails, by a division by zero, unless every
+/// call that ends was open.
 const WRITE: &str = "
 WITH fence AS (
     UPDATE stream SET seq = $4, beat = now()
@@ -47,12 +24,16 @@ WITH fence AS (
     SELECT $1, s.* FROM fence,
            unnest($10::bytea[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::bytea[],
                   $16::bytea[], $17::bytea[]) AS s
+), ended AS (
+    DELETE FROM open_call USING fence
+     WHERE tenant = $1 AND state = 'open' AND record = ANY($22) RETURNING 1
 ), calls AS (
     INSERT INTO open_call (tenant, record, state, claimed, sum, replica)
     SELECT $1, c.*, $2 FROM fence,
            unnest($18::bytea[], $19::text[], $20::bigint[], $21::bytea[]) AS c
 )
-SELECT count(*) FROM fence";
+SELECT count(*) / CASE WHEN count(*) = 0 OR (SELECT count(*) FROM ended) = cardinality($22)
+                  THEN 1 ELSE 0 END FROM fence";
 
 impl Rows {
     pub(super) async fn write_postgres(
@@ -79,7 +60,9 @@ impl Rows {
             .map(|((_, state, claimed), call)| open_call_sum(tenant, call, state, *claimed))
             .collect();
         let leaves = || self.leaves.iter();
-        let fenced: i64 = sqlx::query_scalar(WRITE)
+        let ended: Vec<Vec<u8>> = self.ended.iter().map(|call| record_bytes(*call)).collect();
+        // All rows, not the first: the commit is done when the server is ready for the next statement.
+        let fenced: Vec<i64> = sqlx::query_scalar(WRITE)
             .bind(tenant)
             .bind(stream.replica)
             .bind(int(stream.epoch))
@@ -106,9 +89,10 @@ impl Rows {
                     .collect::<Vec<_>>(),
             )
             .bind(call_sums)
-            .fetch_one(conn)
+            .bind(ended)
+            .fetch_all(conn)
             .await?;
-        if fenced != 1 {
+        if fenced != [1] {
             return Err(sqlx::Error::Protocol(
                 "another process writes this gateway's stream".into(),
             ));

@@ -1,16 +1,14 @@
 //! A prepared statement for each table, run once for each row.
 
 use countersign_ledger::Frontier;
-use countersign_model::RecordId;
 use rusqlite::Connection;
 
-use super::{Row, Rows, Stream};
+use super::{Rows, Stream};
 use crate::batch::{open_call_sum, record_bytes};
-use crate::db::sqlite::{execute, fetch};
+use crate::db::sqlite::execute;
 use crate::db::{Column, int};
 
-const TAKE: &str = "DELETE FROM open_call WHERE tenant = $1 AND record = $2 AND state = 'open'
-     RETURNING record, claimed";
+const ENDED: &str = "DELETE FROM open_call WHERE tenant = $1 AND record = $2 AND state = 'open'";
 
 const INTAKE: &str = "INSERT INTO intake (tenant, replica, epoch, seq, record, kind, prev, body)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -25,21 +23,6 @@ const FRONTIER: &str = "INSERT INTO frontier (tenant, size, edge, root, epoch)
      VALUES ($1, $2, $3, $4, $5)
      ON CONFLICT (tenant) DO UPDATE SET size = excluded.size, edge = excluded.edge,
      root = excluded.root, epoch = excluded.epoch";
-
-/// Opens a transaction and takes calls that are about to end off the open ones.
-pub(super) fn begin(
-    conn: &Connection,
-    tenant: &str,
-    ending: &[RecordId],
-) -> Result<Vec<Row>, sqlx::Error> {
-    execute(conn, "BEGIN IMMEDIATE", &[])?;
-    let mut taken = Vec::with_capacity(ending.len());
-    for call in ending {
-        let args = [Column::Text(tenant), Column::Blob(call.0.as_bytes())];
-        taken.extend(fetch(conn, TAKE, &args)?.into_iter().map(Row::Values));
-    }
-    Ok(taken)
-}
 
 impl Rows {
     /// Writes everything but sealed sections.
@@ -60,6 +43,13 @@ impl Rows {
             let index = Column::Int(int(row.index.unwrap_or_default()));
             let hash = Column::Blob(&row.hash.0);
             execute(conn, LEAF, &[tenant, index, replica, epoch, seq, hash])?;
+        }
+        for call in &self.ended {
+            let args = [tenant, Column::Blob(call.0.as_bytes())];
+            if execute(conn, ENDED, &args)? != 1 {
+                let reason = "a call that ends is not open in the database";
+                return Err(sqlx::Error::Protocol(reason.into()));
+            }
         }
         for (call, state, claimed) in &self.open_calls {
             let call = record_bytes(*call);
