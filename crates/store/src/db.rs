@@ -51,7 +51,7 @@ pub(crate) fn row_sum(table: &str, columns: &[Column<'_>]) -> Vec<u8> {
 }
 
 /// Empties SQLite's write-ahead log, which holds pages as they were before; PostgreSQL keeps its own.
-pub(crate) async fn empty_log(conn: &mut Conn, busy: Duration) -> Result<(), StoreError> {
+pub(crate) fn empty_log(conn: &mut Conn, busy: Duration) -> Result<(), StoreError> {
     match conn {
         Conn::Sqlite(conn) => sqlite::truncate_wal_within(conn.get_mut(), busy),
         Conn::Postgres(_) => Ok(()),

@@ -64,7 +64,7 @@ impl Purge {
                 Vec::new(),
             ),
             Self::Name { name } => return purge_name(conn, tenant, &name).await,
-            Self::Log => return db::empty_log(conn, busy).await,
+            Self::Log => return db::empty_log(conn, busy),
         };
         let rows = serde_json::Value::from(rows).to_string();
         let args = [tenant, &name, &rows].map(Column::Text);

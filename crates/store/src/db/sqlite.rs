@@ -172,19 +172,22 @@ pub(crate) fn checkpoint_wal(conn: &Connection) -> Result<i64, StoreError> {
 }
 
 /// Runs statements that take nothing; what they answer is dropped.
-fn run_script(conn: &Connection, sql: &str) -> Result<(), sqlx::Error> {
+fn run_script(conn: &Connection, sql: &'static str) -> Result<(), sqlx::Error> {
     conn.execute_batch(sql).map_err(failed)
 }
 
 /// Returns the first column of the one row of an answer.
-fn one<T: rusqlite::types::FromSql>(conn: &Connection, sql: &str) -> Result<T, sqlx::Error> {
+fn one<T: rusqlite::types::FromSql>(
+    conn: &Connection,
+    sql: &'static str,
+) -> Result<T, sqlx::Error> {
     conn.query_row(sql, [], |row| row.get(0)).map_err(failed)
 }
 
 /// Runs a statement; returns how many rows were changed.
 pub(crate) fn execute(
     conn: &Connection,
-    sql: &str,
+    sql: &'static str,
     args: &[Column<'_>],
 ) -> Result<u64, sqlx::Error> {
     let mut statement = bound(conn, sql, args).map_err(failed)?;
@@ -197,7 +200,7 @@ pub(crate) fn execute(
 /// Returns the rows of an answer.
 pub(crate) fn fetch(
     conn: &Connection,
-    sql: &str,
+    sql: &'static str,
     args: &[Column<'_>],
 ) -> Result<Vec<Vec<Value>>, sqlx::Error> {
     let mut statement = bound(conn, sql, args).map_err(failed)?;
@@ -215,7 +218,7 @@ pub(crate) fn fetch(
 /// first occur; the number in the name says which argument is meant.
 fn bound<'c>(
     conn: &'c Connection,
-    sql: &str,
+    sql: &'static str,
     args: &[Column<'_>],
 ) -> rusqlite::Result<CachedStatement<'c>> {
     let mut statement = conn.prepare_cached(sql)?;
