@@ -31,6 +31,7 @@ mod index;
 mod intent;
 mod keystore;
 pub mod limits;
+mod migrate;
 mod prepare;
 mod publish;
 mod published;
@@ -59,6 +60,7 @@ pub use intent::{
     Appended, Committed, DenialFields, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult,
 };
 pub use keystore::Keystore;
+pub use migrate::{MigrateError, Migrated, Step, migrate};
 pub use published::PublishedLog;
 pub use reader::{Reader, Record};
 pub use registry::{Agents, AuthFailure, Authenticated, NewKey};

@@ -82,7 +82,7 @@ impl fmt::Debug for Store {
     }
 }
 
-fn keys_folder(folder: &Path, config: &StoreConfig) -> PathBuf {
+pub(crate) fn keys_folder(folder: &Path, config: &StoreConfig) -> PathBuf {
     config.keys.clone().unwrap_or_else(|| folder.join("keys"))
 }
 
@@ -639,7 +639,8 @@ impl Drop for Answer<'_> {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, StoreError> {
+/// Takes the data folder for this process, until the file is dropped.
+pub(crate) fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(LOCK);
     let file = open_lock(&path)?;
     match file.try_lock() {

@@ -14,7 +14,7 @@ pub(crate) const TENANT_SUBJECT: &str = "tenant";
 pub(crate) const SLOT_RANGES_MAX: u32 = 256;
 
 /// Slots of one gateway, of several that share a keystore.
-const RANGE_SLOTS: u32 = 1 << 24;
+pub(crate) const RANGE_SLOTS: u32 = 1 << 24;
 
 /// Between a pseudonym and a slot in the name of a later key; base64url does not have it.
 const LATER: char = '.';

@@ -87,9 +87,15 @@ impl Servers {
 
     /// Connects to the primary in a role.
     pub(crate) async fn connect(&self, role: Role) -> Result<Conn, StoreError> {
+        let mut conn = self.connect_as_user().await?;
+        conn.execute(role.sql(), &[]).await?;
+        Ok(conn)
+    }
+
+    /// Connects to the primary as the user of the URL, who owns the tables.
+    pub(crate) async fn connect_as_user(&self) -> Result<Conn, StoreError> {
         let mut conn = self.connect_primary().await?;
         check_settings(&mut conn).await?;
-        sqlx::query(role.sql()).execute(&mut conn).await?;
         let mut conn = Conn::Postgres(conn);
         warnings::check(&mut conn).await?;
         Ok(conn)

@@ -27,14 +27,14 @@ static LISTENING: LazyLock<()> = LazyLock::new(|| {
 });
 
 /// Gateways with one database and one keystore; clock and ids are common too.
-struct Site {
-    world: World,
+pub(crate) struct Site {
+    pub(crate) world: World,
     cluster: &'static Postgres,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(&CLUSTER)
     }
 
@@ -57,13 +57,13 @@ impl Site {
         self.world.folder.path().join(replica)
     }
 
-    async fn gateway(&self, replica: &str) -> Store {
+    pub(crate) async fn gateway(&self, replica: &str) -> Store {
         let config = self.config(replica);
         Store::create(&self.folder(replica), &config).await.unwrap();
         Store::open(&self.folder(replica), config).await.unwrap()
     }
 
-    fn sql(&self, sql: &str) -> String {
+    pub(crate) fn sql(&self, sql: &str) -> String {
         self.cluster.sql(&self.url, sql).unwrap()
     }
 

@@ -3,8 +3,9 @@
 //! Apart from the tests on SQLite, whose deadlines would suffer from the load of these.
 
 #[cfg(test)]
-#[expect(dead_code, reason = "some of it is for SQLite alone")]
 #[path = "../store/common.rs"]
 mod common;
 #[cfg(test)]
 mod gateways;
+#[cfg(test)]
+mod migrate;
