@@ -85,6 +85,8 @@ enum Command {
     /// Print the log's public key or its newest checkpoint, or replace its signing key.
     #[command(subcommand)]
     Log(commands::log::Command),
+    /// Move the ledger from SQLite to PostgreSQL, with every proof.
+    Migrate(commands::migrate::Args),
     /// Settle a call whose outcome is unknown.
     Reconcile(commands::reconcile::Args),
     /// Cosign the checkpoints of logs that others run.
@@ -137,6 +139,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sample(args) => commands::sample::run(args, &paths).await,
         Command::Verify(args) => commands::verify::run(args, &paths).await,
         Command::Log(command) => commands::log::run(command, &paths).await,
+        Command::Migrate(args) => commands::migrate::run(args, &paths).await,
         Command::Reconcile(args) => commands::reconcile::run(args, &paths).await,
         Command::Witness(args) => commands::witness::run(args).await,
         Command::Signer(args) => commands::signer::run(args, &paths).await,

@@ -68,7 +68,7 @@ pub struct Migrated {
 #[non_exhaustive]
 pub enum MigrateError {
     /// The check found something.
-    #[error("the ledger is damaged; nothing was copied: {0}")]
+    #[error("the check of the ledger failed, nothing was copied: {0}")]
     Damaged(#[from] fsck::Problem),
     /// The target is another ledger, or a gateway has run on it.
     #[error(
@@ -145,11 +145,12 @@ pub async fn migrate(
     let Database::Postgres(urls) = &config.database else {
         return Err(StoreError::invalid("a ledger moves to PostgreSQL").into());
     };
+    let (servers, tenant) = (Servers::parse(urls, config.tenant.as_str())?, config.tenant.as_str());
     let locked = lock(folder)?;
+    // Before the check, which may take long; the connection would break meanwhile.
+    drop(target::connect(&servers, tenant).await?);
     let mut source = Source::open(folder, config, &mut *progress).await?;
-    let servers = Servers::parse(urls, config.tenant.as_str())?;
-    let mut target = servers.connect_as_user().await?;
-    target::must_be_empty(&mut target, config.tenant.as_str()).await?;
+    let mut target = target::connect(&servers, tenant).await?;
     target::make_tables(&servers).await?;
     let rows = source.copy(&mut target, config, progress).await?;
     let Source { conn, frontier, .. } = source;
@@ -249,6 +250,7 @@ impl Source {
             tallies.push(copy::copy(table, from, to, &mut told).await?);
         }
         drop(told);
+        target::analyze(to).await?;
         let mut told = counter(Step::Verify, all + self.frontier.size().0, progress);
         for ((table, copied), (_, rows)) in TABLES.iter().zip(tallies).zip(&counts) {
             let found = copy::read_back(table, to, tenant, &mut told).await?;

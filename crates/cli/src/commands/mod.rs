@@ -7,6 +7,7 @@ pub(crate) mod evidence;
 pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod log;
+pub(crate) mod migrate;
 pub(crate) mod pin;
 pub(crate) mod policy;
 pub(crate) mod quickstart;

@@ -2,6 +2,7 @@
 
 use countersign_ledger::hash::sha256;
 use countersign_ledger::{Frontier, leaf_hash};
+use sqlx::postgres::PgConnection;
 
 use super::tables::TABLES;
 use super::{MigrateError, within};
@@ -20,8 +21,14 @@ const UNCLEAN: &str = "sqlite";
 /// through a whole table of the source.
 const IDLE: &str = "SET LOCAL idle_in_transaction_session_timeout = '10min'";
 
-/// Refuses a tenant that has anything.
-pub(super) async fn must_be_empty(target: &mut Conn, tenant: &str) -> Result<(), MigrateError> {
+/// Connects to a target in which the tenant has nothing.
+pub(super) async fn connect(servers: &Servers, tenant: &str) -> Result<Conn, MigrateError> {
+    let mut target = servers.connect_as_user().await?;
+    must_be_empty(&mut target, tenant).await?;
+    Ok(target)
+}
+
+async fn must_be_empty(target: &mut Conn, tenant: &str) -> Result<(), MigrateError> {
     let found = within(target.fetch_one("SELECT to_regclass('stream') IS NOT NULL", &[])).await?;
     if !found.get::<bool>(0)? {
         return Ok(());
@@ -143,6 +150,13 @@ async fn insert_stream(
     let sql = "INSERT INTO stream (tenant, replica, number, epoch, seq, instance, beat)
                VALUES ($1, $2, $3, $4, 0, $5, now())";
     within(target.execute(sql, &args)).await?;
+    Ok(())
+}
+
+/// Lets the planner know how large the tables are by now, here and at the first start.
+pub(super) async fn analyze(target: &mut PgConnection) -> Result<(), MigrateError> {
+    let sql = "ANALYZE intake, leaf, sealed, replay, subject, idempotency, open_call, checkpoint";
+    within(sqlx::query(sql).execute(target)).await?;
     Ok(())
 }
 
