@@ -1,5 +1,5 @@
 //! A ledger moves from SQLite to PostgreSQL with the real program, and its installation goes on.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

@@ -101,14 +101,12 @@ fn check_source(from: &str, paths: &Paths) -> anyhow::Result<()> {
 
 /// Says what to do about an error.
 fn hint(error: &MigrateError) -> Option<&'static str> {
-    match error {
-        MigrateError::Store(StoreError::Locked(_)) => {
-            Some("a gateway or a command uses the ledger; stop it first")
-        }
-        MigrateError::NotRecorded(_) => {
-            Some("the ledger is in PostgreSQL: set store.url and start the gateway")
-        }
-        _ => None,
+    if matches!(error, MigrateError::Store(StoreError::Locked(_))) {
+        Some("a gateway or a command uses the ledger; stop it first")
+    } else if matches!(error, MigrateError::NotRecorded(_)) {
+        Some("the ledger is in PostgreSQL: set store.url and start the gateway")
+    } else {
+        None
     }
 }
 
