@@ -99,8 +99,8 @@ pub enum MigrateError {
         "it is not known whether the ledger was moved; run this again, which refuses if it was: {0}"
     )]
     Unknown(#[source] sqlx::Error),
-    /// The ledger is whole in its new place, and says nothing of the move.
-    #[error("the ledger was moved, but that could not be recorded: {0}")]
+    /// The ledger is whole in its new place, where it may say nothing of the move.
+    #[error("the ledger was moved, but its first record or checkpoint there failed: {0}")]
     NotRecorded(#[source] StoreError),
     /// Anything else.
     #[error(transparent)]
@@ -225,7 +225,7 @@ impl Source {
         match timeout(STATEMENT_GIVEN_UP, target.commit()).await {
             Ok(Ok(())) => copied,
             Ok(Err(error)) => Err(MigrateError::Unknown(error)),
-            Err(_) => Err(MigrateError::Unknown(sqlx::Error::PoolTimedOut)),
+            Err(_) => Err(MigrateError::Unknown(sqlx::Error::Protocol("it takes too long".into()))),
         }
     }
 

@@ -278,6 +278,35 @@ fn a_ledger_whose_gateway_was_killed_moves_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_of_a_gateway_that_changed_its_name_moves() {
+    let site = Site::new();
+    let store = site.world.create().await;
+    world_note(&site, &store).await;
+    world_note(&site, &store).await;
+    store.shutdown().await.unwrap();
+    let renamed = StoreConfig { replica: "g7".into(), ..site.world.config() };
+    let store = Store::open(&site.world.path(), renamed).await.unwrap();
+    world_note(&site, &store).await;
+    store.shutdown().await.unwrap();
+
+    let moved = StoreConfig { replica: "g7".into(), ..site.moved() };
+    migrate(&site.world.path(), &moved, &mut |_, _, _| {}).await.unwrap();
+    let streams =
+        "SELECT string_agg(concat_ws(' ', s.replica, number, s.epoch, p.epoch, p.seq), ', '
+                     ORDER BY number)
+                     FROM countersign.stream s JOIN countersign.position p USING (tenant, replica)";
+    assert_eq!(site.sql(streams), "g7 0 3 3 1, g1 1 2 1 2");
+    // Under the first name again, it goes on after its own last record.
+    let store = Store::open(&site.world.path(), site.moved()).await.unwrap();
+    world_note(&site, &store).await;
+    store.publish_now().await.unwrap();
+    store.shutdown().await.unwrap();
+    assert_eq!(site.sql(streams), "g7 0 3 3 1, g1 1 3 3 1");
+    let report = fsck::check_shared(&site.world.path(), &moved, &mut |_, _| {}).await.unwrap();
+    assert_eq!(report.leaves, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_used_target_is_refused_and_unchanged() {
     let site = Site::new();
     let store = site.world.create().await;
