@@ -89,10 +89,19 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// A database whose owner is no superuser: row-level security holds for the owner too.
+fn owned_database(cluster: &Postgres) -> String {
+    let url = cluster.database().unwrap();
+    let name = url.rsplit('/').next().unwrap();
+    cluster.sql("postgres", "CREATE ROLE owner LOGIN CREATEROLE").unwrap();
+    cluster.sql("postgres", &format!("ALTER DATABASE {name} OWNER TO owner")).unwrap();
+    url.replace("countersign@", "owner@")
+}
+
 #[test]
 fn an_installation_moves_to_postgresql_and_goes_on() {
     let cluster = Postgres::start().unwrap();
-    let url = cluster.database().unwrap();
+    let url = owned_database(&cluster);
     let project = Project::new();
     let call = project.decision();
     project.run(&["tokens", "add", "auditor", "--role", "auditor"]);
