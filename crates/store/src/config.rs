@@ -8,6 +8,7 @@ use std::time::Duration;
 use countersign_model::TenantId;
 
 use crate::clock::{Clock, IdSource};
+use crate::Retention;
 use crate::limits::{COMMIT_DEADLINE_MS, HEARTBEAT_MS, QUEUE_RECORDS_MAX};
 
 /// Where the tables are.
@@ -58,6 +59,8 @@ pub struct StoreConfig {
     pub publish_every: Duration,
     /// The silence of this gateway after which a heartbeat is recorded.
     pub heartbeat_every: Duration,
+    /// How long private sections are kept.
+    pub retention: Retention,
 }
 
 impl StoreConfig {
@@ -77,6 +80,7 @@ impl StoreConfig {
             queue: QUEUE_RECORDS_MAX,
             publish_every: Duration::from_secs(1),
             heartbeat_every: Duration::from_millis(HEARTBEAT_MS),
+            retention: Retention::default(),
         }
     }
 }

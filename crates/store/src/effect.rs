@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_model::{Agent, AgentId, AgentStatus};
+use serde_json::Value;
 
 use crate::StoreError;
 use crate::db::{self, Column, Conn, row_sum, with_sum};
@@ -21,6 +22,10 @@ pub(crate) enum Effect {
     },
     /// Lets other gateways look for what this record changes.
     TellOthers,
+    /// Deletes all sealed sections of records whose time has come.
+    PurgeSections {
+        records: Vec<Vec<u8>>,
+    },
 }
 
 /// What the writer deletes for an erasure; no record tells of it before all of it is done.
@@ -88,6 +93,27 @@ async fn purge_name(conn: &mut Conn, tenant: &str, name: &str) -> Result<(), Sto
     Ok(conn.commit().await?)
 }
 
+/// Deletes sealed sections in the transaction that tells of it; in PostgreSQL in the role that may.
+async fn purge_sections(
+    tx: &mut Conn,
+    tenant: &str,
+    records: &[Vec<u8>],
+) -> Result<(), sqlx::Error> {
+    let hex = |id: &Vec<u8>| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let records = Value::from_iter(records.iter().map(hex)).to_string();
+    let args = [tenant, &records].map(Column::Text);
+    if let Conn::Sqlite(_) = tx {
+        let sql = "DELETE FROM sealed WHERE tenant = $1
+                     AND record IN (SELECT unhex(value) FROM json_each($2))";
+        return tx.execute(sql, &args).await.map(drop);
+    }
+    let sql = "DELETE FROM sealed WHERE tenant = $1
+                 AND record IN (SELECT decode(id, 'hex') FROM json_array_elements_text($2::json) AS id)";
+    tx.execute("SET LOCAL ROLE countersign_retention", &[]).await?;
+    tx.execute(sql, &args).await?;
+    tx.execute("SET LOCAL ROLE countersign_gateway", &[]).await.map(drop)
+}
+
 /// A stored API key.
 #[derive(Clone)]
 pub(crate) struct ApiKey {
@@ -122,6 +148,7 @@ pub(crate) async fn apply(tx: &mut Conn, tenant: &str, effect: Effect) -> Result
         Effect::PutBundle { hash, files } => put_bundle(tx, tenant, &hash, &files).await,
         Effect::ActivateBundle { hash } => activate_bundle(tx, tenant, &hash).await,
         Effect::TellOthers => Ok(()),
+        Effect::PurgeSections { records } => purge_sections(tx, tenant, &records).await,
     }
 }
 

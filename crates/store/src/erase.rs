@@ -226,9 +226,11 @@ impl Store {
     /// Takes the keys out of use that another gateway's erasure destroys.
     pub(crate) async fn heed_erasures(&self) -> Result<(), StoreError> {
         let Inner { read, config, subjects, keys, .. } = &*self.inner;
-        for leaf in erasures(read, config.tenant.as_str()).await? {
-            let Request { subject, slots, .. } = Request::of(&leaf, text(&leaf, "record_id"));
-            if text(&leaf, "phase") == "requested" {
+        let erasures = erasures(read, config.tenant.as_str()).await?;
+        self.heed_purges(&erasures);
+        for leaf in &erasures {
+            let Request { subject, slots, .. } = Request::of(leaf, text(leaf, "record_id"));
+            if text(leaf, "phase") == "requested" {
                 subjects.retire(&subject, &slots);
                 keys.forget_subjects(&slots);
             }
@@ -271,7 +273,7 @@ impl Store {
     }
 
     /// Empties the write-ahead log, which holds pages as they were before.
-    async fn empty_log(&self) -> Result<(), StoreError> {
+    pub(crate) async fn empty_log(&self) -> Result<(), StoreError> {
         let deadline = Instant::now() + LOG_PATIENCE;
         loop {
             match self.ask(Purge::Log).await {
@@ -451,7 +453,11 @@ pub(crate) async fn erasures(db: &Pool, tenant: &str) -> Result<Vec<Value>, Stor
 }
 
 /// Reads leaves, oldest first.
-async fn leaves(db: &Pool, sql: &'static str, tenant: &str) -> Result<Vec<Value>, StoreError> {
+pub(crate) async fn leaves(
+    db: &Pool,
+    sql: &'static str,
+    tenant: &str,
+) -> Result<Vec<Value>, StoreError> {
     let rows = db.fetch_all(sql, &[Column::Text(tenant)]).await?;
     let bodies: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
     let mut leaves = parse(&bodies)?;
@@ -461,12 +467,12 @@ async fn leaves(db: &Pool, sql: &'static str, tenant: &str) -> Result<Vec<Value>
 
 /// Reads the bytes of leaves.
 pub(crate) fn parse(bodies: &[Vec<u8>]) -> Result<Vec<Value>, StoreError> {
-    let damaged = |_| StoreError::corrupt("the leaf of an erasure or of a hold");
+    let damaged = |_| StoreError::corrupt("the leaf of an erasure, a hold or a change");
     bodies.iter().map(|body| serde_json::from_slice(body).map_err(damaged)).collect()
 }
 
 /// Returns the holds in force by subject.
-async fn holds(db: &Pool, tenant: &str) -> Result<BTreeMap<String, Hold>, StoreError> {
+pub(crate) async fn holds(db: &Pool, tenant: &str) -> Result<BTreeMap<String, Hold>, StoreError> {
     let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'legal_hold'";
     let mut holds = BTreeMap::new();
     for leaf in leaves(db, sql, tenant).await? {

@@ -43,6 +43,10 @@ pub struct Report {
     pub sections_closed: u64,
     /// Records whose private fields were deleted by an erasure.
     pub records_erased: u64,
+    /// Records whose private fields were purged because their time had come.
+    pub records_purged: u64,
+    /// The jobs that purged them, with their counts of records.
+    pub purge_jobs: BTreeMap<String, u64>,
     /// Allowed calls without an outcome.
     pub open_calls: u64,
     /// Rows whose sums were checked.

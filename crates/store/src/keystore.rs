@@ -11,9 +11,10 @@
 //!
 //! Files are replaced whole (write, fsync, rename, fsync of the folder), mode 0600 in folders of 0700.
 //! A destroyed key is a slot of zeros; a slot is never given twice.
-//! Out of scope: a key-management service, destroying the keys of a period.
+//! A destroyed key of a month is a file that is gone.
+//! Out of scope: a key-management service.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -257,6 +258,38 @@ impl Keystore {
             write_once(&path, &wrapped)?;
         }
         self.period(period)
+    }
+
+    /// Returns the periods whose keys are here, oldest first. Blocks on the disk.
+    pub(crate) fn periods(&self) -> Result<Vec<String>, StoreError> {
+        let folder = self.folder.join("periods");
+        let mut found = Vec::new();
+        for file in std::fs::read_dir(&folder).at(&folder)? {
+            let name = file.at(&folder)?.file_name();
+            let period = name.to_str().and_then(|name| name.strip_suffix(".kek"));
+            found.extend(period.map(str::to_owned));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Destroys the key of a period, durably; one that is destroyed already stays so. Blocks on the disk.
+    pub(crate) fn destroy_period(&self, period: &str) -> Result<(), StoreError> {
+        let _making = lock(&self.making);
+        let path = self.period_path(period);
+        if path.exists() {
+            let old = File::options().write(true).open(&path).at(&path)?;
+            overwrite(old, &[0; WRAPPED_KEY_BYTES]).at(&path)?;
+            std::fs::remove_file(&path).at(&path)?;
+            crate::files::sync_folder(&self.folder.join("periods"))?;
+        }
+        lock(&self.periods).remove(period);
+        Ok(())
+    }
+
+    /// Forgets keys of periods that another process has destroyed.
+    pub(crate) fn forget_periods(&self, gone: &HashSet<&str>) {
+        lock(&self.periods).retain(|period, _| !gone.contains(period.as_str()));
     }
 
     /// Returns whether the key is in memory, so that using it takes no disk.

@@ -39,6 +39,7 @@ mod reader;
 mod recorder;
 mod registry;
 mod replay;
+mod retention;
 mod rotation;
 mod rows;
 mod sequencer;
@@ -64,5 +65,9 @@ pub use migrate::{MigrateError, Migrated, Step, migrate};
 pub use published::PublishedLog;
 pub use reader::{Reader, Record};
 pub use registry::{Agents, AuthFailure, Authenticated, NewKey};
+pub use retention::{
+    OutOfBounds, PurgeJob, Purged, Retention, RetentionStatus, SECTIONS_DAYS, SECTIONS_DAYS_MAX,
+    SECTIONS_DAYS_MIN, Setting,
+};
 pub use signer::{PendingRotation, SignerFolder, SignerStatus, serve_signer};
 pub use store::Store;

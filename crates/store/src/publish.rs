@@ -412,6 +412,9 @@ impl Store {
             if let Err(error) = self.publish_now().await {
                 tracing::error!(%error, "the log cannot be published");
             }
+            if let Err(error) = self.purge_daily().await {
+                tracing::error!(%error, "private sections whose time has come cannot be purged");
+            }
             // Of its own stream: records of other gateways do not say that this one lives.
             if self.written() != written {
                 (written, since) = (self.written(), Instant::now());

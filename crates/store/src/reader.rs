@@ -235,13 +235,16 @@ impl Reader {
         if let Some(disclosures) = self.section(record, PRIVATE).await? {
             return Ok(disclosures);
         }
-        let Some(leaf) = self.get(record).await?.map(|record| record.leaf) else {
+        let Some(found) = self.get(record).await? else {
             return Ok(Vec::new());
         };
-        if leaf.get("_sd").is_none() {
+        if found.leaf.get("_sd").is_none() {
             return Ok(Vec::new());
         }
-        let erased = self.erased(&leaf).await?;
+        let erased = match self.purged(found.index).await? {
+            None => self.erased(&found.leaf).await?,
+            purged => purged,
+        };
         let reason = erased.unwrap_or_else(|| "the section or its keys are missing".to_owned());
         Err(StoreError::unsealable(record, reason))
     }

@@ -27,6 +27,7 @@ use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, RESULT_KEPT_MS};
 use crate::prepare::{Prepared, RESULT, Sealer, text_parts};
 use crate::registry::Registry;
 use crate::replay;
+use crate::retention::Purging;
 use crate::settled::Settled;
 use crate::signer::SignerFolder;
 use crate::subject::{Subjects, TENANT_SUBJECT, ready_keys};
@@ -61,6 +62,10 @@ pub(crate) struct Inner {
     pub(crate) forked: AtomicBool,
     /// When the next day is to be closed, as far as this process knows.
     pub(crate) next_close_ms: AtomicU64,
+    /// When private sections are purged by age the next time.
+    pub(crate) next_purge_ms: AtomicI64,
+    /// Held by whoever purges by age.
+    pub(crate) purging: tokio::sync::Mutex<Option<Purging>>,
     /// How many records this process has written.
     pub(crate) written: AtomicU64,
     pub(crate) registry: Registry,
@@ -232,6 +237,8 @@ impl Store {
             registry_version: AtomicI64::new(0),
             forked: AtomicBool::new(false),
             next_close_ms: AtomicU64::new(0),
+            next_purge_ms: AtomicI64::new(0),
+            purging: tokio::sync::Mutex::default(),
             written: AtomicU64::new(0),
             publishing: tokio::sync::Mutex::new(publisher),
             log_keys,

@@ -17,10 +17,11 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/postgres/0001_ledger.sql")),
     (2, include_str!("../../migrations/postgres/0002_executions.sql")),
     (3, include_str!("../../migrations/postgres/0003_anchor.sql")),
+    (4, include_str!("../../migrations/postgres/0004_retention.sql")),
 ];
 
 /// The version of the schema that this program knows.
-const LATEST: i64 = 3;
+const LATEST: i64 = 4;
 
 /// Oldest server, as `server_version_num` has it.
 const VERSION_MIN: i64 = 150_000;

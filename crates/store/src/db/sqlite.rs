@@ -32,6 +32,7 @@ pub(crate) const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../migrations/sqlite/0002_privacy.sql")),
     (3, include_str!("../../migrations/sqlite/0003_close.sql")),
     (4, include_str!("../../migrations/sqlite/0004_executions.sql")),
+    (5, include_str!("../../migrations/sqlite/0005_retention.sql")),
 ];
 
 /// How long the writer waits for readers each time that an erasure asks it to empty its log.

@@ -15,6 +15,8 @@ use crate::db::Row;
 use crate::erase;
 use crate::prepare::PRIVATE;
 use crate::reader::read_sealed;
+use crate::retention::proof::Purges;
+use crate::retention::schedule::Schedule;
 
 impl Check<'_> {
     /// Compares what belongs to records with their leaves.
@@ -141,27 +143,61 @@ impl Check<'_> {
 }
 
 impl Check<'_> {
-    /// Checks that an erasure tells of every record whose sealed section is not there.
+    /// Checks that an erasure or a purge tells of every record whose sealed section is not there, and that
+    /// what purges tell of is not there.
     async fn erased(&mut self, known: &Records, missing: HashSet<RecordId>) -> Result<(), Problem> {
+        let erasures = self.leaves_of("erasure").await?;
+        let purges = Purges::of(&erasures);
+        let schedule = Schedule::of(&self.leaves_of("change").await?);
+        let sealed = known.iter().filter(|(_, known)| known.is_sealed);
+        let mut private: Vec<u64> = sealed.clone().map(|(_, known)| known.index).collect();
+        private.sort_unstable();
+        let false_word =
+            |(record, reason): (String, String)| Problem::row("intake", record, "body", reason);
+        purges.check(&private).map_err(false_word)?;
+        for (record, owner) in sealed {
+            let purged = purges.covering(owner.index);
+            if !missing.contains(record) {
+                if let Some(batch) = purged {
+                    let reason = format!("it is there, and job `{}` says it is not", batch.job);
+                    return Err(Problem::row("sealed", record, "record", reason));
+                }
+                continue;
+            }
+            let body = self.body(owner.rowid).await?;
+            let leaf: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            match purged {
+                Some(batch) if batch.was_due(&schedule, erase::time(&leaf).0) => {
+                    self.report.records_purged += 1;
+                    *self.report.purge_jobs.entry(batch.job.clone()).or_default() += 1;
+                }
+                Some(batch) => {
+                    let reason = format!("job `{}` purged it before its time", batch.job);
+                    return Err(Problem::row("sealed", record, "record", reason));
+                }
+                None => {
+                    let subject =
+                        leaf.get("principal").and_then(|it| it.as_str()).unwrap_or_default();
+                    if erase::covering(&erasures, subject, erase::time(&leaf)).is_none() {
+                        let reason = "the section is missing, and no erasure tells of it";
+                        return Err(Problem::row("sealed", record, "record", reason));
+                    }
+                    self.report.records_erased += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the leaves of a rare kind, oldest first.
+    async fn leaves_of(&mut self, kind: &str) -> Result<Vec<serde_json::Value>, Problem> {
         let bodies: Vec<Vec<u8>> =
-            sqlx::query_scalar("SELECT body FROM intake WHERE kind = 'erasure' ORDER BY rowid")
+            sqlx::query_scalar("SELECT body FROM intake WHERE kind = $1 ORDER BY rowid")
+                .bind(kind)
                 .fetch_all(&mut *self.conn)
                 .await
                 .map_err(Problem::query("intake"))?;
-        let erasures =
-            erase::parse(&bodies).map_err(|error| Problem::row("intake", "", "body", error))?;
-        for record in missing {
-            let Some(owner) = known.get(&record) else { continue };
-            let body = self.body(owner.rowid).await?;
-            let leaf: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            let subject = leaf.get("principal").and_then(|it| it.as_str()).unwrap_or_default();
-            if erase::covering(&erasures, subject, erase::time(&leaf)).is_none() {
-                let reason = "the section is missing, and no erasure tells of it";
-                return Err(Problem::row("sealed", record, "record", reason));
-            }
-            self.report.records_erased += 1;
-        }
-        Ok(())
+        erase::parse(&bodies).map_err(|error| Problem::row("intake", "", "body", error))
     }
 }
 

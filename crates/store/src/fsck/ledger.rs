@@ -24,6 +24,8 @@ const SD: &[u8] = b"\"_sd\":[";
 pub(crate) struct Known {
     /// Where its row is.
     pub(crate) rowid: i64,
+    /// Where its leaf is.
+    pub(crate) index: u64,
     /// Whether it allows a call.
     pub(crate) allows: bool,
     /// The latest outcome of the call.
@@ -310,7 +312,8 @@ impl Pass {
         let allows = leaf.decision.as_deref() == Some("allow");
         // Written by us, so in canonical form: a name in a value would have its quotes escaped.
         let is_sealed = pair.body.windows(SD.len()).any(|bytes| bytes == SD);
-        let known = Known { rowid: pair.rowid, allows, outcome: None, is_sealed };
+        let rowid = pair.rowid;
+        let known = Known { rowid, index: n, allows, outcome: None, is_sealed };
         if self.records.insert(record, known).is_some() {
             return Err(Problem::row("intake", n, "record", "the record stands there twice"));
         }

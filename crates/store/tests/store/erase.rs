@@ -89,7 +89,7 @@ fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// The files below a folder that hold one of the secrets in any form.
-fn leaks(folder: &Path, secrets: &[Vec<u8>]) -> Vec<PathBuf> {
+pub(crate) fn leaks(folder: &Path, secrets: &[Vec<u8>]) -> Vec<PathBuf> {
     let needles: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
     let heads: HashSet<[u8; 8]> = needles.iter().map(|it| it[..8].try_into().unwrap()).collect();
     let mut found = files(folder);

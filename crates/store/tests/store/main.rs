@@ -12,5 +12,6 @@ mod executions;
 mod fsck;
 #[cfg(test)]
 mod read;
+mod retention;
 #[cfg(test)]
 mod signer;
