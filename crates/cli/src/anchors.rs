@@ -6,7 +6,7 @@
 
 mod git;
 mod http;
-mod objects;
+pub(crate) mod objects;
 pub(crate) mod status;
 pub(crate) mod timestamp;
 mod witnesses;

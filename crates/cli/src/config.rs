@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use countersign_gateway::GatewayConfig;
 use countersign_gateway::upstream::{ClientIdentity, StdioCommand, Transport, UpstreamConfig};
 use countersign_model::{AgentName, Environment, ServerName, TenantId};
-use countersign_store::Database;
+use countersign_store::{Database, Retention};
 use serde::Deserialize;
 
 use crate::paths::Paths;
@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) data_plane: DataPlane,
     /// Where people and the command line call.
     pub(crate) control_plane: ControlPlane,
+    /// How long private fields are kept.
+    pub(crate) retention: RetentionTable,
     /// Who outside vouches for the log's checkpoints.
     pub(crate) anchors: Anchors,
     /// The servers behind the gateway, by name.
@@ -94,6 +96,28 @@ impl SignerTable {
             bail!("signer.socket is an absolute path like `/run/countersign/signer.sock`");
         }
         Ok(())
+    }
+}
+
+/// `[retention]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RetentionTable {
+    /// The days after which the private fields of a record are purged.
+    pub(crate) sections_days: SectionsDays,
+}
+
+/// Days within their bounds.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(try_from = "u32")]
+pub(crate) struct SectionsDays(pub(crate) Retention);
+
+impl TryFrom<u32> for SectionsDays {
+    type Error = String;
+
+    fn try_from(days: u32) -> Result<Self, String> {
+        let bounds = |error| format!("retention.sections_days: {error}");
+        Retention::new(days).map(Self).map_err(bounds)
     }
 }
 
@@ -380,6 +404,22 @@ mod tests {
     }
 
     #[test]
+    fn r_156_a_retention_below_its_floor_is_refused_with_its_rule() {
+        let read = |days: &str| {
+            toml::from_str::<Config>(&format!("[retention]\nsections_days = {days}"))
+                .map(|config| config.retention.sections_days.0.sections_days())
+                .map_err(|error| error.message().to_owned())
+        };
+        let said = read("90").unwrap_err();
+        for part in ["retention.sections_days", "90 days", "at least 365", "BELOW_FLOOR"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(read("-1").is_err() && read("0").is_err() && read("40000").is_err());
+        assert_eq!((read("365"), read("2192")), (Ok(365), Ok(2192)));
+        assert_eq!(Config::default().retention.sections_days.0.sections_days(), 550);
+    }
+
+    #[test]
     fn the_reference_names_every_key() {
         let reference = include_str!("../../../docs/reference/configuration.md");
         // A key that does not exist makes the parser list those that do.
@@ -393,6 +433,7 @@ mod tests {
             ("[anchors.object_store]\n", "anchors.object_store"),
             ("[upstreams.x]\n", "upstreams"),
             ("[signer]\n", "signer"),
+            ("[retention]\n", "retention"),
         ] {
             let error = toml::from_str::<Config>(&format!("{section}nothing = 1")).unwrap_err();
             let message = error.message().to_owned();

@@ -98,6 +98,9 @@ enum Command {
     /// Set, lift and list legal holds, which forbid erasure.
     #[command(subcommand)]
     Hold(commands::hold::Command),
+    /// Show and enforce how long private fields are kept, and test the archive.
+    #[command(subcommand)]
+    Retention(commands::retention::Command),
     /// Check this installation and say how to mend it.
     Doctor(commands::doctor::Args),
     /// The demonstration server behind `quickstart` (MCP over stdio).
@@ -145,6 +148,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Signer(args) => commands::signer::run(args, &paths).await,
         Command::Erase(args) => commands::erase::run(args, &paths).await,
         Command::Hold(command) => commands::hold::run(command, &paths).await,
+        Command::Retention(command) => commands::retention::run(command, &paths).await,
         Command::Doctor(args) => commands::doctor::run(args, &paths).await,
         Command::DemoServer => demo::serve().await.map(|()| ExitCode::SUCCESS),
     }

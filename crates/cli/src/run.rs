@@ -46,6 +46,7 @@ pub(crate) fn store_config(config: &Config) -> StoreConfig {
     store.database = config.store.database();
     store.replica.clone_from(&config.store.replica);
     store.signer.clone_from(&config.signer.socket);
+    store.retention = config.retention.sections_days.0;
     store
 }
 
@@ -86,6 +87,7 @@ async fn serve(paths: &Paths, config: &Config, store: Store) -> anyhow::Result<R
         operator: Arc::new(GatewayOperator { gateway: Arc::clone(&gateway) }),
         hosts: config.control_plane.hosts.clone(),
     });
+    store.record_retention().await.context("cannot record the retention that is set")?;
     store.record_start().await.context("cannot record the start")?;
     let planes = vec![
         tokio::spawn(countersign_gateway::serve(

@@ -29,7 +29,7 @@ use crate::openapi::{Denied, Refusals};
 use crate::role::Caller;
 use crate::{Console, OperatorError, UpstreamSpec};
 
-type Answer = Result<Response, ApiError>;
+pub(crate) type Answer = Result<Response, ApiError>;
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<Console>> {
     OpenApiRouter::default()

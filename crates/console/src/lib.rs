@@ -7,7 +7,7 @@
 //! | `GET /log/{tenant}/tile/entries/…` | auditor | entry bundles: they name agents and tools |
 //! | `GET /api/v1/records`, `/records/{id}`, `…/proof`, `/consistency` | viewer | records and proofs |
 //! | the same with private fields; `GET /api/v1/audit` | auditor | disclosures, calls in another shape |
-//! | the rest of `/api/v1/…` | admin | agents, tokens, policy, pins, upstreams, reconciliation, erasure, readings by the command line |
+//! | the rest of `/api/v1/…` | admin | agents, tokens, policy, pins, upstreams, reconciliation, erasure, retention, readings by the command line |
 //!
 //! A credential is the [`ControlToken`], which is an administrator's, or a named token ([`Tokens`]) with its
 //! [`Role`]. What is not named here takes an administrator, unknown routes too, and any other credential is
@@ -30,6 +30,7 @@ mod operator;
 mod params;
 mod published;
 mod read;
+mod retention;
 mod role;
 mod token;
 mod token_routes;
@@ -44,6 +45,7 @@ use countersign_store::{Reader, Store};
 
 pub use access::{LocalAccess, ReadingCommand};
 pub use operator::{BoxFuture, Operator, OperatorError, UpstreamSpec};
+pub use retention::RestoreTest;
 pub use role::Role;
 pub use token::{ControlToken, TokenError};
 pub use tokens::{NewToken, TokenInfo, TokenText, Tokens, TokensError};

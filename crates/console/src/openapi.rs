@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::answer::{ErrorBody, JSON, with_body};
-use crate::{Console, api, consistency, read, token_routes};
+use crate::{Console, api, consistency, read, retention, token_routes};
 
 /// What the description says of the whole.
 #[derive(utoipa::OpenApi)]
@@ -55,6 +55,7 @@ pub(crate) fn routes() -> (Router<Arc<Console>>, String) {
         .routes(routes!(consistency::consistency))
         .merge(token_routes::routes())
         .merge(api::routes())
+        .merge(retention::routes())
         .split_for_parts();
     // The description is of plain texts and numbers; writing it does not fail.
     let text = api.to_pretty_json().unwrap_or_default() + "\n";

@@ -172,16 +172,35 @@ impl Copy {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        match self.objects.get(&Path::parse(path)?).await {
-            Ok(found) => {
-                let size = found.meta.size;
-                ensure!(size <= OBJECT_BYTES_MAX, "`{path}` of the copy has {size} bytes");
-                let bytes = found.bytes().await.map_err(|error| explained(path, &error))?;
-                Ok(Some(bytes.to_vec()))
-            }
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(explained(path, &error)),
+        get(&*self.objects, path).await
+    }
+}
+
+/// A copy of the log, for reading.
+pub(crate) struct Archive(Box<dyn ObjectStore>);
+
+impl Archive {
+    /// Opens the copy that a configuration names.
+    pub(crate) fn open(config: &config::Objects) -> anyhow::Result<Self> {
+        Ok(Self(open(config).with_context(|| format!("anchors.object_store, {}", config.url))?))
+    }
+
+    /// Reads a file of it.
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        get(&*self.0, path).await
+    }
+}
+
+async fn get(objects: &dyn ObjectStore, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    match objects.get(&Path::parse(path)?).await {
+        Ok(found) => {
+            let size = found.meta.size;
+            ensure!(size <= OBJECT_BYTES_MAX, "`{path}` of the copy has {size} bytes");
+            let bytes = found.bytes().await.map_err(|error| explained(path, &error))?;
+            Ok(Some(bytes.to_vec()))
         }
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(explained(path, &error)),
     }
 }
 

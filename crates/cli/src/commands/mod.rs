@@ -15,6 +15,7 @@ pub(crate) mod reconcile;
 pub(crate) mod records;
 pub(crate) mod replay;
 pub(crate) mod report;
+pub(crate) mod retention;
 pub(crate) mod sample;
 pub(crate) mod serve;
 pub(crate) mod show;

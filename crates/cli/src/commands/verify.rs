@@ -327,6 +327,8 @@ fn store_json(store: &fsck::Report) -> Value {
         "sections_opened": store.sections_opened,
         "sections_closed": store.sections_closed,
         "records_erased": store.records_erased,
+        "records_purged": store.records_purged,
+        "purge_jobs": store.purge_jobs,
         "open_calls": store.open_calls,
         "rows": store.rows,
     })
@@ -405,6 +407,9 @@ fn print_store(store: &fsck::Report, out: &mut impl Write) -> fmt::Result {
     line(out, "private sections", sections)?;
     if store.records_erased > 0 {
         line(out, "erased records", store.records_erased)?;
+    }
+    for (job, records) in &store.purge_jobs {
+        line(out, "purged by age", format!("{records} records under job {job}"))?;
     }
     line(out, "calls without outcome", store.open_calls)
 }

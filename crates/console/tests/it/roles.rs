@@ -11,7 +11,7 @@ use crate::world::{Call, START_MS, World};
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Routes, and whether viewer, auditor and administrator get through.
-const TABLE: [(&str, &str, [bool; 3]); 24] = [
+const TABLE: [(&str, &str, [bool; 3]); 26] = [
     ("GET", "/api/v1/records", [true, true, true]),
     ("GET", "/api/v1/records?format=csv", [true, true, true]),
     ("GET", "/api/v1/records?shape=acp", [false, true, true]),
@@ -34,6 +34,8 @@ const TABLE: [(&str, &str, [bool; 3]); 24] = [
     ("POST", "/api/v1/tokens/viewer/revoke", [false, false, true]),
     ("POST", "/api/v1/policy/reload", [false, false, true]),
     ("POST", "/api/v1/subjects/erase", [false, false, true]),
+    ("POST", "/api/v1/retention/purge", [false, false, true]),
+    ("POST", "/api/v1/retention/restore-tests", [false, false, true]),
     ("POST", "/api/v1/records", [false, false, true]),
     ("GET", "/no/such/route", [false, false, true]),
 ];

@@ -8,7 +8,7 @@ use countersign_ledger::disclosure::open_leaf;
 use countersign_model::RecordId;
 
 use super::ledger::Records;
-use super::{Check, Problem};
+use super::{Check, Problem, Report};
 use crate::StoreError;
 use crate::batch::record_from;
 use crate::db::Row;
@@ -142,49 +142,69 @@ impl Check<'_> {
     }
 }
 
+/// What the log says is gone.
+pub(super) struct Told {
+    erasures: Vec<serde_json::Value>,
+    pub(super) purges: Purges,
+    schedule: Schedule,
+}
+
+impl Told {
+    /// Reads it from `erasure` and `change` leaves, oldest first.
+    pub(super) fn of(erasures: Vec<serde_json::Value>, changes: &[serde_json::Value]) -> Self {
+        let (purges, schedule) = (Purges::of(&erasures), Schedule::of(changes));
+        Self { erasures, purges, schedule }
+    }
+
+    /// Checks that the log tells of a record whose private section is missing, and counts it.
+    pub(super) fn missing(
+        &self,
+        report: &mut Report,
+        record: &str,
+        index: u64,
+        leaf: &[u8],
+    ) -> Result<(), Problem> {
+        let bad = |reason: String| Err(Problem::row("sealed", record, "record", reason));
+        let leaf: serde_json::Value = serde_json::from_slice(leaf).unwrap_or_default();
+        if let Some(batch) = self.purges.covering(index) {
+            if !batch.was_due(&self.schedule, erase::time(&leaf).0) {
+                return bad(format!("job `{}` purged it before its time", batch.job));
+            }
+            report.records_purged += 1;
+            *report.purge_jobs.entry(batch.job.clone()).or_default() += 1;
+            return Ok(());
+        }
+        let subject = leaf.get("principal").and_then(|it| it.as_str()).unwrap_or_default();
+        if erase::covering(&self.erasures, subject, erase::time(&leaf)).is_none() {
+            return bad("the section is missing, and no erasure tells of it".to_owned());
+        }
+        report.records_erased += 1;
+        Ok(())
+    }
+}
+
 impl Check<'_> {
     /// Checks that an erasure or a purge tells of every record whose sealed section is not there, and that
     /// what purges tell of is not there.
     async fn erased(&mut self, known: &Records, missing: HashSet<RecordId>) -> Result<(), Problem> {
-        let erasures = self.leaves_of("erasure").await?;
-        let purges = Purges::of(&erasures);
-        let schedule = Schedule::of(&self.leaves_of("change").await?);
+        let changes = self.leaves_of("change").await?;
+        let told = Told::of(self.leaves_of("erasure").await?, &changes);
         let sealed = known.iter().filter(|(_, known)| known.is_sealed);
         let mut private: Vec<u64> = sealed.clone().map(|(_, known)| known.index).collect();
         private.sort_unstable();
         let false_word =
             |(record, reason): (String, String)| Problem::row("intake", record, "body", reason);
-        purges.check(&private).map_err(false_word)?;
+        told.purges.check(&private).map_err(false_word)?;
         for (record, owner) in sealed {
-            let purged = purges.covering(owner.index);
             if !missing.contains(record) {
-                if let Some(batch) = purged {
+                if let Some(batch) = told.purges.covering(owner.index) {
                     let reason = format!("it is there, and job `{}` says it is not", batch.job);
                     return Err(Problem::row("sealed", record, "record", reason));
                 }
                 continue;
             }
-            let body = self.body(owner.rowid).await?;
-            let leaf: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            match purged {
-                Some(batch) if batch.was_due(&schedule, erase::time(&leaf).0) => {
-                    self.report.records_purged += 1;
-                    *self.report.purge_jobs.entry(batch.job.clone()).or_default() += 1;
-                }
-                Some(batch) => {
-                    let reason = format!("job `{}` purged it before its time", batch.job);
-                    return Err(Problem::row("sealed", record, "record", reason));
-                }
-                None => {
-                    let subject =
-                        leaf.get("principal").and_then(|it| it.as_str()).unwrap_or_default();
-                    if erase::covering(&erasures, subject, erase::time(&leaf)).is_none() {
-                        let reason = "the section is missing, and no erasure tells of it";
-                        return Err(Problem::row("sealed", record, "record", reason));
-                    }
-                    self.report.records_erased += 1;
-                }
-            }
+            let leaf = self.body(owner.rowid).await?;
+            told.missing(&mut self.report, &record.to_string(), owner.index, &leaf)?;
         }
         Ok(())
     }

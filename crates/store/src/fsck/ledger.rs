@@ -19,6 +19,12 @@ const ROWS_AT_ONCE: i64 = 1_024;
 /// The member of a leaf that lists the digests of private fields.
 const SD: &[u8] = b"\"_sd\":[";
 
+/// Returns whether a leaf has digests of private fields.
+pub(super) fn is_sealed(body: &[u8]) -> bool {
+    // Written by us, so in canonical form: a name in a value would have its quotes escaped.
+    body.windows(SD.len()).any(|bytes| bytes == SD)
+}
+
 /// What later checks need of a record.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
@@ -310,8 +316,7 @@ impl Pass {
     ) -> Result<(), Problem> {
         let Some(record) = record else { return Ok(()) };
         let allows = leaf.decision.as_deref() == Some("allow");
-        // Written by us, so in canonical form: a name in a value would have its quotes escaped.
-        let is_sealed = pair.body.windows(SD.len()).any(|bytes| bytes == SD);
+        let is_sealed = is_sealed(&pair.body);
         let rowid = pair.rowid;
         let known = Known { rowid, index: n, allows, outcome: None, is_sealed };
         if self.records.insert(record, known).is_some() {

@@ -7,19 +7,23 @@ use countersign_ledger::leaf::Leaf;
 use countersign_ledger::stream::StreamChecker;
 use countersign_ledger::{Frontier, Hash, leaf_hash};
 
+use super::joins::Told;
+use super::ledger::is_sealed;
 use super::{Claim, Problem, Report, check_published, claim, open_note};
 use crate::config::{Database, StoreConfig};
 use crate::db::postgres::Servers;
 use crate::db::{Column, Pool, Row, int};
+use crate::erase;
 use crate::keystore::Keystore;
 
 /// Leaves that one query reads.
 const PAGE: i64 = 2_000;
 
 /// Checks a ledger that several gateways share, and what this one publishes of it: every leaf's hash, the
-/// tree, every stream's chain, every stored checkpoint, the published log.
+/// tree, every stream's chain, every stored checkpoint, the published log; and that the log tells of every
+/// private section that is missing.
 ///
-/// Out of scope, unlike in [`super::check`]: sums of the other rows, sealed sections, the schema.
+/// Out of scope, unlike in [`super::check`]: sums of the other rows, what is in sealed sections, the schema.
 ///
 /// # Errors
 /// [`Problem`] names the first bad table, key and column, or the first bad file.
@@ -36,7 +40,8 @@ pub async fn check_shared(
     let db = Servers::parse(urls, tenant).map_err(broken)?.readers().await.map_err(broken)?;
     let keys = config.keys.clone().unwrap_or_else(|| folder.join("keys"));
     let keys = Keystore::open(&keys).ok();
-    let mut check = Check { db: &db, tenant, keys: keys.as_ref(), report: Report::default() };
+    let report = Report::default();
+    let mut check = Check { db: &db, tenant, keys: keys.as_ref(), report, missing: Vec::new() };
     let published = check_published(folder, check.keys)?;
     let mut claims = check.checkpoints().await?;
     check.report.checkpoints = u64::try_from(claims.len()).unwrap_or(u64::MAX);
@@ -45,6 +50,7 @@ pub async fn check_shared(
         claims.push(claim("log/checkpoint".to_owned(), &point));
     }
     check.frontier_and_leaves(&claims, progress).await?;
+    check.missing().await?;
     let report = check.report;
     db.close().await;
     Ok(report)
@@ -55,6 +61,8 @@ struct Check<'a> {
     tenant: &'a str,
     keys: Option<&'a Keystore>,
     report: Report,
+    /// Leaves with private fields whose sections are not there, each with its place.
+    missing: Vec<(u64, Vec<u8>)>,
 }
 
 /// What a pass over the leaves gathers.
@@ -113,6 +121,7 @@ impl Check<'_> {
             }
             for row in &page {
                 pass.leaf(from, row)?;
+                self.note_missing(from, row)?;
                 from += 1;
             }
             progress(pass.tree.size().0, u64::try_from(size).unwrap_or(u64::MAX));
@@ -127,11 +136,40 @@ impl Check<'_> {
         super::compare_roots(&pass.roots, self.report.leaves, claims)
     }
 
+    fn note_missing(&mut self, index: i64, row: &Row) -> Result<(), Problem> {
+        let broken = Problem::query("sealed");
+        if !row.get::<bool>(9).map_err(&broken)? {
+            let body: Vec<u8> = row.get(8).map_err(&broken)?;
+            if is_sealed(&body) {
+                self.missing.push((u64::try_from(index).unwrap_or(0), body));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the log tells of every section that is missing. Read last: what is purged meanwhile is
+    /// told of by then.
+    async fn missing(&mut self) -> Result<(), Problem> {
+        let read = async |sql| erase::leaves(self.db, sql, self.tenant).await;
+        let broken = |error| Problem::row("intake", "", "body", error);
+        let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'erasure'";
+        let erasures = read(sql).await.map_err(broken)?;
+        let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'change'";
+        let told = Told::of(erasures, &read(sql).await.map_err(broken)?);
+        for (index, leaf) in std::mem::take(&mut self.missing) {
+            let name = format!("leaf {index}");
+            told.missing(&mut self.report, &name, index, &leaf)?;
+        }
+        Ok(())
+    }
+
     async fn page(&self, from: i64, size: i64) -> Result<Vec<Row>, Problem> {
         let size = Column::Int(size);
         let args = [Column::Text(self.tenant), Column::Int(from), size, Column::Int(PAGE)];
         let rows = self.db.fetch_all(
-            "SELECT l.idx, l.replica, l.epoch, l.seq, l.leaf_hash, i.record, i.kind, i.prev, i.body
+            "SELECT l.idx, l.replica, l.epoch, l.seq, l.leaf_hash, i.record, i.kind, i.prev, i.body,
+                    EXISTS (SELECT 1 FROM sealed s WHERE s.tenant = l.tenant
+                       AND s.record = i.record AND s.section = 'private')
                FROM leaf l LEFT JOIN intake i ON i.tenant = l.tenant AND i.replica = l.replica
                 AND i.epoch = l.epoch AND i.seq = l.seq
               WHERE l.tenant = $1 AND l.idx >= $2 AND l.idx < $3 ORDER BY l.idx LIMIT $4",

@@ -508,6 +508,38 @@ async fn agents_and_erasures_are_known_to_every_gateway_in_a_moment() {
     publishers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_in_a_shared_log_is_purged_by_its_leader() {
+    let site = Site::new();
+    let (one, two) = (site.gateway("g1").await, site.gateway("g2").await);
+    let private =
+        |who: &str| Draft::new(site.world.id(), Kind::Detection).about(who).sealed("note", "x");
+    for n in 0..6 {
+        let store = if n % 2 == 0 { &one } else { &two };
+        store.append(private("ada@example.com")).await.unwrap();
+        store.append(private("bob@example.com")).await.unwrap();
+    }
+    two.set_hold("bob@example.com", "litigation", "test").await.unwrap();
+    one.publish_now().await.unwrap();
+    two.publish_now().await.unwrap();
+    let refused = two.purge_now().await.unwrap_err();
+    assert!(refused.to_string().contains("leads the log"), "{refused}");
+    site.world.clock.advance(551 * 86_400_000);
+    let purged = one.purge_now().await.unwrap();
+    assert_eq!((purged.records, purged.sections, purged.held), (6, 6, 7));
+    assert_eq!(site.sql("SELECT count(*) FROM countersign.sealed"), "7");
+    one.append(note(&site, 1)).await.unwrap();
+    one.publish_now().await.unwrap();
+    let checked =
+        async || fsck::check_shared(&site.folder("g1"), &site.config("g1"), &mut |_, _| {}).await;
+    let report = checked().await.unwrap();
+    assert_eq!((report.records_purged, report.purge_jobs.len()), (6, 1));
+
+    site.sql("DELETE FROM countersign.sealed");
+    let problem = checked().await.unwrap_err();
+    assert!(problem.reason.contains("no erasure tells of it"), "{problem}");
+}
+
 async fn await_that(mut done: impl FnMut() -> bool) {
     for _ in 0..200 {
         if done() {
@@ -652,12 +684,12 @@ async fn tables_of_an_earlier_version_are_brought_up_to_date() {
     store.append(note(&site, 1)).await.unwrap();
     store.shutdown().await.unwrap();
     site.sql(
-        "DROP VIEW countersign.exogram_executions;
+        "DROP VIEW countersign.exogram_executions; DROP INDEX countersign.intake_change;
          REVOKE INSERT, UPDATE ON countersign.anchor FROM countersign_gateway;
          DELETE FROM countersign.schema_version WHERE version > 1",
     );
     let (one, other) = tokio::join!(site.gateway("g1"), site.gateway("g2"));
-    assert_eq!(site.sql("SELECT max(version), count(*) FROM countersign.schema_version"), "3|3");
+    assert_eq!(site.sql("SELECT max(version), count(*) FROM countersign.schema_version"), "4|4");
     one.append(note(&site, 2)).await.unwrap();
     one.shutdown().await.unwrap();
     other.shutdown().await.unwrap();

@@ -123,7 +123,7 @@ async fn a_ledger_of_an_earlier_version_gets_the_view_when_it_is_opened() {
     let call = recorded(store.commit_intent(world.claiming("k", 1)).await.unwrap());
     settle(&world, &store, call.evaluation_id(), OutcomeStatus::Executed).await;
     store.shutdown().await.unwrap();
-    let earlier = "DROP VIEW exogram_executions; PRAGMA user_version = 3";
+    let earlier = "DROP VIEW exogram_executions; DROP INDEX intake_change; PRAGMA user_version = 3";
     let mut conn = raw(&world.database()).await;
     sqlx::raw_sql(earlier).execute(&mut conn).await.unwrap();
     sqlx::Connection::close(conn).await.unwrap();
