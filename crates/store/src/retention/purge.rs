@@ -121,6 +121,8 @@ impl Store {
     /// [`StoreError::Unavailable`] if another gateway leads the log, or if a commit fails: what was deleted
     /// until then is recorded, and the next purge goes on. [`StoreError::Database`], [`StoreError::Io`].
     pub async fn purge_now(&self) -> Result<Purged, StoreError> {
+        // With several gateways: takes the lead if nobody has it.
+        self.order_now().await?;
         if !self.inner.publishing.lock().await.leads() {
             let reason = "another gateway leads the log, and it purges";
             return Err(StoreError::unavailable(reason));

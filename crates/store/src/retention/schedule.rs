@@ -73,6 +73,13 @@ pub struct Setting {
     pub days: u32,
 }
 
+impl Setting {
+    /// Returns whether it was made before a time, whatever gateway's clock is ahead.
+    fn is_before(&self, ms: i64) -> bool {
+        self.since_ms.is_none_or(|since| since.saturating_add(SKEW_MS) < ms)
+    }
+}
+
 /// All settings that the log has, oldest first.
 ///
 /// A setting holds for the records after it, and a longer one also for those before it. The clocks of
@@ -114,15 +121,15 @@ impl Schedule {
 
     /// Returns the schedule as it was known everywhere at a time.
     pub(crate) fn at(&self, ms: i64) -> Self {
-        let known = |setting: &&Setting| setting.since_ms.is_none_or(|since| since + SKEW_MS < ms);
+        let known = |setting: &&Setting| setting.is_before(ms);
         Self { settings: self.settings.iter().filter(known).copied().collect() }
     }
 
     /// Returns how many days the private sections of a record are kept: the longest of what was in force
     /// when it was recorded and of everything set since.
     pub(crate) fn days(&self, recorded_ms: i64) -> u32 {
-        let before = |set: &Setting| set.since_ms.is_none_or(|since| since + SKEW_MS < recorded_ms);
-        let since = self.settings.iter().rposition(before).unwrap_or(0);
+        let since =
+            self.settings.iter().rposition(|setting| setting.is_before(recorded_ms)).unwrap_or(0);
         let in_force = self.settings.iter().skip(since).map(|set| set.days);
         in_force.max().unwrap_or(SECTIONS_DAYS).max(SECTIONS_DAYS_MIN)
     }

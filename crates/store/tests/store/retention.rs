@@ -174,9 +174,12 @@ async fn lowering_holds_for_later_records_and_raising_for_all() {
 async fn a_purge_by_itself_goes_on_where_a_stop_cut_it_off() {
     let world = World::new();
     let mut store = world.create().await;
-    for _ in 0..1_100 {
+    let appends = (0..1_100).map(|_| {
         let draft = Draft::new(world.id(), Kind::Detection).about(ADA).sealed("note", "x");
-        store.append(draft).await.unwrap();
+        store.append(draft)
+    });
+    for appended in futures_util::future::join_all(appends).await {
+        appended.unwrap();
     }
     world.days(600);
     let mut config = world.config();
