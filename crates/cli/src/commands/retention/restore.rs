@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, ensure};
 use countersign_console::RestoreTest;
+use countersign_evidence::cut;
 use countersign_ledger::limits::TILE_WIDTH;
 use countersign_ledger::tile::{TileHashReader, TileKind, TileReader, decode_bundle, width_at};
 use countersign_ledger::tree::{inclusion_proof, verify_inclusion};
@@ -102,9 +103,7 @@ pub(crate) async fn run(json: bool, paths: &Paths) -> anyhow::Result<ExitCode> {
     };
     reader.close().await;
     drop(scratch);
-    let problem = checked.err().map(|error| {
-        countersign_evidence::cut(&format!("{error:#}"), PROBLEM_CHARS_MAX).to_string()
-    });
+    let problem = checked.err().map(|error| cut(&format!("{error:#}"), PROBLEM_CHARS_MAX));
     let test = RestoreTest {
         from,
         to,
