@@ -12,6 +12,7 @@ mod executions;
 mod fsck;
 #[cfg(test)]
 mod read;
+#[cfg(test)]
 mod retention;
 #[cfg(test)]
 mod signer;
