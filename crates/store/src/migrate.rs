@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use countersign_ledger::Frontier;
 use countersign_model::{Draft, Kind, RecordId};
+use sqlx::SqliteConnection;
 use tokio::time::timeout;
 
 use crate::config::{Database, StoreConfig};
@@ -166,9 +167,11 @@ pub async fn migrate(
     }
 }
 
-/// The ledger in SQLite, in one read transaction.
+/// The ledger in SQLite; the data folder is locked, so that nobody writes it meanwhile.
 struct Source {
     conn: Conn,
+    /// Streams the rows of whole tables.
+    rows: SqliteConnection,
     coord: Coord,
     frontier: Frontier,
 }
@@ -189,7 +192,8 @@ impl Source {
         let told = &mut |done, all| progress(Step::Check, done, all);
         fsck::check(folder, Some(&keys_folder), told).await?;
         let pool = sqlite::open_readers(&path).await?;
-        let mut conn = Conn::Sqlite(pool.acquire().await?.detach());
+        let rows = pool.acquire().await?.detach();
+        let mut conn = Conn::sqlite(sqlite::open_reader(&path)?);
         let tenant = config.tenant.as_str();
         let coord = load_coord(&mut conn, tenant).await?;
         let coord = coord
@@ -197,14 +201,13 @@ impl Source {
         let pool = Pool::Sqlite(pool);
         Publisher::open(&pool, folder, config, &keys, None).await?;
         pool.close().await;
-        conn.execute("BEGIN", &[]).await?;
         let frontier = load_frontier(&mut conn, tenant).await?;
         let sql = "SELECT coalesce(max(slot), 0) FROM subject";
         if conn.fetch_one(sql, &[]).await?.get::<i64>(0)? >= i64::from(RANGE_SLOTS) {
             let reason = format!("a gateway on PostgreSQL has keys for {RANGE_SLOTS} people");
             return Err(StoreError::invalid(reason).into());
         }
-        Ok(Self { conn, coord, frontier })
+        Ok(Self { conn, rows, coord, frontier })
     }
 
     /// Copies and verifies everything in one transaction; returns the rows of each table.
@@ -242,12 +245,12 @@ impl Source {
             counts.push((table.name, target::count(&mut self.conn, table.count, tenant).await?));
         }
         let all = counts.iter().map(|(_, rows)| rows).sum();
-        let (Conn::Sqlite(from), Conn::Postgres(to)) = (&mut self.conn, &mut *target) else {
+        let Conn::Postgres(to) = &mut *target else {
             return Err(StoreError::invalid("a ledger moves from SQLite to PostgreSQL").into());
         };
         let mut told = counter(Step::Copy, all, &mut *progress);
         for table in TABLES {
-            tallies.push(copy::copy(table, from, to, &mut told).await?);
+            tallies.push(copy::copy(table, &mut self.rows, to, &mut told).await?);
         }
         drop(told);
         target::analyze(to).await?;

@@ -67,6 +67,14 @@ pub(crate) fn open_writer(
     Ok(conn)
 }
 
+/// Opens a connection that cannot write, for who holds the data folder's lock.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
+    conn.busy_timeout(READER_BUSY).map_err(failed)?;
+    Ok(conn)
+}
+
 /// Opens a pool that cannot write and never moves the write-ahead log.
 pub(crate) async fn open_readers(path: &Path) -> Result<SqlitePool, StoreError> {
     let options = SqliteConnectOptions::new()
