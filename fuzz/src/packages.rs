@@ -74,7 +74,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
 }
 
 fn is_sound(root: &Path) -> bool {
-    let options = Options { keys: KEYS.clone(), pinned: None, roots: None };
+    let options = Options { keys: KEYS.clone(), ..Options::default() };
     verify(root, &options, &mut |_, _| {}).is_ok_and(|verdict| verdict.is_sound())
 }
 

@@ -125,7 +125,7 @@ pub(crate) fn open_leaf(bytes: &[u8]) {
         opened.as_ref().ok().cloned()
     );
     let file = signed_file(leaf, &disclosures);
-    let proven = file.as_ref().is_some_and(|file| file.verify(&KEYS).is_ok());
+    let proven = file.as_ref().is_some_and(|file| file.verify(&KEYS, None).is_ok());
     let Ok(opened) = opened else {
         assert!(!proven);
         return;
@@ -169,7 +169,7 @@ pub(crate) fn record_file(bytes: &[u8]) {
     assert_eq!(file.format, FORMAT);
     let again = RecordFile::parse(&serde_json::to_vec(&file).unwrap());
     assert_eq!(again.ok().as_ref(), Some(&file));
-    let Ok(verified) = file.verify(&KEYS) else { return };
+    let Ok(verified) = file.verify(&KEYS, None) else { return };
     assert_eq!(verified.outcomes.len(), file.outcomes.len());
     for record in std::iter::once(&verified.record).chain(&verified.outcomes) {
         let entry = RECORDS.entries.get(usize::try_from(record.leaf_index).unwrap()).unwrap();

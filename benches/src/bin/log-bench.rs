@@ -198,7 +198,8 @@ fn from_records(log: &Published) -> anyhow::Result<u64> {
 }
 
 fn verified(log: &Published, entries: EntryFormat) -> anyhow::Result<u64> {
-    let options = VerifyOptions { keys: vec![log.key.clone()], pinned: None, entries };
+    let keys = vec![log.key.clone()];
+    let options = VerifyOptions { keys, entries, ..VerifyOptions::default() };
     Ok(verify_log(log, &options, &mut |_| {})?.size.0)
 }
 

@@ -8,6 +8,10 @@ mod harness {
     pub(crate) mod settings;
 }
 
+mod witnessed {
+    mod quorum;
+}
+
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -55,14 +59,22 @@ struct Answer {
 }
 
 fn command(state: &Path, more: &[&str]) -> Command {
+    command_at("127.0.0.1:0", state, more)
+}
+
+fn command_at(listen: &str, state: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(setting("COUNTERSIGN_TEST_PROGRAM", PROGRAM.to_owned()));
-    command.args(["witness", "--listen", "127.0.0.1:0", "--json", "--state"]).arg(state).args(more);
+    command.args(["witness", "--listen", listen, "--json", "--state"]).arg(state).args(more);
     command
 }
 
 impl Running {
     fn start(state: &Path, log: &VerifierKey) -> Self {
-        let mut command = command(state, &["--name", NAME, "--log", &log.to_string()]);
+        Self::start_at("127.0.0.1:0", state, log)
+    }
+
+    fn start_at(listen: &str, state: &Path, log: &VerifierKey) -> Self {
+        let mut command = command_at(listen, state, &["--name", NAME, "--log", &log.to_string()]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -8,7 +8,9 @@ use std::time::Duration;
 use countersign_ledger::checkpoint::Checkpoint;
 use countersign_ledger::limits::TILE_WIDTH;
 use countersign_ledger::tile::{TileKind, TilePath, decode_bundle, encode_bundle};
-use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource, SourceError};
+use countersign_ledger::verify::{
+    CHECKPOINT_PATH, CHECKPOINTS_PREFIX, COSIGNED_PREFIX, LogSource, SourceError,
+};
 use countersign_ledger::{Note, TreeSize};
 
 /// How often the checkpoint is read again while a newer one is being published.
@@ -29,6 +31,8 @@ pub struct LogFolder {
     root: PathBuf,
     checkpoint: Option<Vec<u8>>,
     checkpoints: Vec<String>,
+    /// The sizes whose checkpoints witnesses cosigned, ascending.
+    cosigned: Vec<TreeSize>,
 }
 
 impl LogFolder {
@@ -37,12 +41,19 @@ impl LogFolder {
     /// # Errors
     /// [`SourceError`] if the folder cannot be read.
     pub fn open(root: &Path) -> Result<Self, SourceError> {
-        let mut log = Self { root: root.to_owned(), checkpoint: None, checkpoints: Vec::new() };
+        let mut log = Self {
+            root: root.to_owned(),
+            checkpoint: None,
+            checkpoints: Vec::new(),
+            cosigned: Vec::new(),
+        };
         if !root.is_dir() {
             return Err(SourceError(format!("`{}` is not a folder", root.display())));
         }
         for _ in 0..ATTEMPTS {
-            // The list before the checkpoint: what is published in between cannot be behind it.
+            // The lists before the checkpoint: what is published in between cannot be behind it.
+            log.cosigned = log.files(COSIGNED_PREFIX)?.iter().filter_map(cosigned_size).collect();
+            log.cosigned.sort_unstable();
             log.checkpoints = log.files(CHECKPOINTS_PREFIX)?;
             log.checkpoint = log.bytes(CHECKPOINT_PATH)?;
             if log.is_newest() {
@@ -53,15 +64,38 @@ impl LogFolder {
         Ok(log)
     }
 
-    /// Takes the log as of the checkpoint of `size` that it published earlier; none is there if it never did.
+    /// Takes the log as of the checkpoint of `size` that it published earlier, with the cosignatures of
+    /// witnesses if it has them; none is there if it never did.
     ///
     /// # Errors
     /// [`SourceError`] if the folder cannot be read.
     pub fn open_at(root: &Path, size: TreeSize) -> Result<Self, SourceError> {
-        let mut log = Self::open(root)?;
-        log.checkpoint = log.bytes(&format!("{CHECKPOINTS_PREFIX}{size}"))?;
-        log.checkpoints.retain(|path| stored_size(path).is_some_and(|stored| stored <= size));
-        Ok(log)
+        Self::open(root)?.at(size)
+    }
+
+    /// Goes back to the checkpoint of `size`.
+    pub(crate) fn at(mut self, size: TreeSize) -> Result<Self, SourceError> {
+        self.checkpoint = match self.cosigned(size)? {
+            None => self.bytes(&format!("{CHECKPOINTS_PREFIX}{size}"))?,
+            cosigned => cosigned,
+        };
+        self.checkpoints.retain(|path| stored_size(path).is_some_and(|stored| stored <= size));
+        self.cosigned.retain(|cosigned| *cosigned <= size);
+        Ok(self)
+    }
+
+    /// Returns the sizes whose checkpoints witnesses cosigned, ascending.
+    #[must_use]
+    pub fn cosigned_sizes(&self) -> &[TreeSize] {
+        &self.cosigned
+    }
+
+    /// Returns the checkpoint of `size` with the cosignatures of witnesses, if it has them.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the file cannot be read.
+    pub fn cosigned(&self, size: TreeSize) -> Result<Option<Vec<u8>>, SourceError> {
+        self.bytes(&format!("{COSIGNED_PREFIX}{size}"))
     }
 
     /// Returns the sizes of the stored checkpoints, in any order.
@@ -152,6 +186,12 @@ impl LogSource for LogFolder {
 /// Returns the size in the path of a stored checkpoint.
 fn stored_size(path: &str) -> Option<TreeSize> {
     path.strip_prefix(CHECKPOINTS_PREFIX)?.parse().ok().map(TreeSize)
+}
+
+/// Returns the size in the path of a cosigned checkpoint; anything else there counts for nothing.
+fn cosigned_size(path: &String) -> Option<TreeSize> {
+    let size = TreeSize(path.strip_prefix(COSIGNED_PREFIX)?.parse().ok()?);
+    (format!("{COSIGNED_PREFIX}{size}") == *path).then_some(size)
 }
 
 /// Lists the files below a folder; one that goes away meanwhile is left out, and so are files that are

@@ -10,6 +10,7 @@
 //! | [`replay`] | whether a past decision is made again by the same, or another, bundle |
 //! | [`package`] | all records of a period, as a folder that is checked offline |
 //! | [`timestamp`] | when a checkpoint existed, by an authority of somebody else |
+//! | [`witnessed`] | whether witnesses cosigned a checkpoint, by the checker's own policy |
 //! | [`folder`] | a published log, for the check of crate `ledger` |
 //! | [`csv`] | rows that no spreadsheet executes |
 //!
@@ -34,6 +35,7 @@ mod text;
 pub mod time;
 pub mod timestamp;
 pub mod why;
+pub mod witnessed;
 
 pub use error::EvidenceError;
 pub use record::{Opened, Record};

@@ -25,7 +25,7 @@ mod table;
 mod text;
 mod verify;
 
-pub use build::build;
+pub use build::{build, witnessed};
 pub use derive::{Request, SampleRequest, survey};
 pub use error::PackageError;
 pub use list::{Filters, List, Scope};

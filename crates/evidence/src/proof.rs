@@ -7,12 +7,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_ledger::disclosure::{Disclosure, open_leaf};
-use countersign_ledger::{Checkpoint, Leaf, TlogProof, VerifierKey};
+use countersign_ledger::{Checkpoint, Leaf, Policy, TlogProof, VerifierKey};
 use countersign_store::Reader;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::case::{Case, index_of};
+use crate::witnessed::Witnessed;
 use crate::{EvidenceError, Opened, Record};
 
 /// The file's format and version.
@@ -131,6 +132,9 @@ pub struct VerifiedRecord {
     pub opened: Map<String, Value>,
     /// How many digests of the leaf stay closed.
     pub closed: usize,
+    /// Who cosigned the checkpoint, if somebody said whom to trust for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witnessed: Option<Witnessed>,
 }
 
 impl RecordFile {
@@ -211,15 +215,20 @@ impl RecordFile {
         Ok(file)
     }
 
-    /// Checks everything in the file against the log's key: needs no network and no store.
+    /// Checks everything in the file against the log's key, and against the quorum of `policy` if there is
+    /// one: needs no network and no store.
     ///
     /// # Errors
     /// [`EvidenceError::NotProven`] names the record and what does not hold.
-    pub fn verify(&self, keys: &[VerifierKey]) -> Result<Verified, EvidenceError> {
-        let (record, _) = self.record.verify(keys)?;
+    pub fn verify(
+        &self,
+        keys: &[VerifierKey],
+        policy: Option<&Policy>,
+    ) -> Result<Verified, EvidenceError> {
+        let (record, _) = self.record.verify(keys, policy)?;
         let mut outcomes = Vec::new();
         for outcome in &self.outcomes {
-            let (verified, leaf) = outcome.verify(keys)?;
+            let (verified, leaf) = outcome.verify(keys, policy)?;
             let belongs = leaf.kind == "outcome"
                 && leaf.parent.as_deref() == Some(self.record.record_id.as_str())
                 && verified.origin == record.origin;
@@ -246,7 +255,11 @@ impl ProvenRecord {
         EvidenceError::NotProven { id: self.record_id.clone(), reason: reason.to_string() }
     }
 
-    fn verify(&self, keys: &[VerifierKey]) -> Result<(VerifiedRecord, Leaf), EvidenceError> {
+    fn verify(
+        &self,
+        keys: &[VerifierKey],
+        policy: Option<&Policy>,
+    ) -> Result<(VerifiedRecord, Leaf), EvidenceError> {
         let body =
             STANDARD.decode(&self.leaf).map_err(|_| self.not_proven("its leaf is not base64"))?;
         let leaf = Leaf::parse(&body).map_err(|error| self.not_proven(error))?;
@@ -256,6 +269,9 @@ impl ProvenRecord {
         let proof = TlogProof::parse(&self.proof).map_err(|error| self.not_proven(error))?;
         let checkpoint: Checkpoint =
             proof.verify(&body, keys).map_err(|error| self.not_proven(error))?;
+        let note = proof.checkpoint.to_bytes();
+        let witnessed = policy.map(|policy| Witnessed::check(&note, policy, keys)).transpose();
+        let witnessed = witnessed.map_err(|error| self.not_proven(error))?;
         let disclosures: Vec<Disclosure> = self
             .disclosures
             .iter()
@@ -274,6 +290,7 @@ impl ProvenRecord {
             opened: fields.collect(),
             closed: opened.closed.len(),
             leaf: opened.leaf,
+            witnessed,
         };
         Ok((verified, leaf))
     }

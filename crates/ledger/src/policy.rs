@@ -3,12 +3,14 @@
 //! The file is read as UTF-8, which the format recommends; names are compared byte by byte.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, parse_decimal};
 use crate::note::{NoteError, VerifierKey};
+use crate::tree::TreeSize;
 
 /// Largest policy file we read, in bytes.
 pub const POLICY_BYTES_MAX: usize = 1024 * 1024;
@@ -68,13 +70,39 @@ pub enum Unsatisfied {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Too few witnesses cosigned it.
-    #[error("the quorum `{quorum}` is not reached; cosigned by: {}", cosigners(.cosigned))]
+    #[error(
+        "the quorum `{quorum}` did not cosign the checkpoint of {size} records: missing {}; cosigned by {}",
+        listed(.missing, "; "),
+        listed(.cosigned, ", ")
+    )]
     Quorum {
         /// The name of the witness or group that has to witness.
         quorum: String,
+        /// The size of the checkpoint.
+        size: TreeSize,
+        /// What lacks for the quorum: of each group that was not reached how many of which members.
+        missing: Vec<Missing>,
         /// The policy's names of the witnesses that did cosign.
         cosigned: Vec<String>,
     },
+}
+
+/// What a witness or a group lacks to have witnessed a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The name of the group; `None` for a witness alone.
+    pub group: Option<String>,
+    /// How many more have to witness.
+    pub count: usize,
+    /// The names of those of which they may be.
+    pub of: Vec<String>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.count, self.of.join(", "))?;
+        self.group.as_ref().map_or(Ok(()), |group| write!(f, " (group `{group}`)"))
+    }
 }
 
 /// A log that is accepted.
@@ -190,25 +218,49 @@ impl Policy {
                 cosigned.insert(witness.name.clone(), time);
             }
         }
-        match &self.quorum {
-            Some(quorum) if !self.witnessed(quorum, cosigned.keys()) => {
-                let cosigned = cosigned.into_keys().collect();
-                Err(Unsatisfied::Quorum { quorum: quorum.clone(), cosigned })
-            }
-            _ => Ok(Satisfied { checkpoint, cosigned }),
+        let Some(quorum) = &self.quorum else { return Ok(Satisfied { checkpoint, cosigned }) };
+        let missing = self.missing(quorum, cosigned.keys());
+        if missing.is_empty() {
+            return Ok(Satisfied { checkpoint, cosigned });
         }
+        let (size, cosigned) = (checkpoint.size, cosigned.into_keys().collect());
+        Err(Unsatisfied::Quorum { quorum: quorum.clone(), size, missing, cosigned })
     }
 
-    /// Returns whether `quorum` witnessed what the witnesses `cosigned` did.
-    fn witnessed<'a>(&'a self, quorum: &str, cosigned: impl Iterator<Item = &'a String>) -> bool {
+    /// Returns what `quorum` lacks, of the whole before its parts, if the witnesses `cosigned` did;
+    /// nothing if it witnessed.
+    fn missing<'a>(
+        &'a self,
+        quorum: &'a str,
+        cosigned: impl Iterator<Item = &'a String>,
+    ) -> Vec<Missing> {
         let mut witnessed: BTreeSet<&str> = cosigned.map(String::as_str).collect();
+        let mut short = Vec::new();
         for group in &self.groups {
-            let members = group.members.iter().filter(|name| witnessed.contains(name.as_str()));
-            if members.count() >= group.threshold {
+            let (there, away): (Vec<&str>, Vec<&str>) =
+                group.members.iter().map(String::as_str).partition(|name| witnessed.contains(name));
+            if there.len() >= group.threshold {
                 witnessed.insert(&group.name);
+            } else {
+                short.push((group, group.threshold - there.len(), away));
             }
         }
-        witnessed.contains(quorum)
+        if witnessed.contains(quorum) {
+            return Vec::new();
+        }
+        let (mut needed, mut missing) = (BTreeSet::from([quorum]), Vec::new());
+        // Groups come after their members, so from the end each is met after those that need it.
+        for (group, count, away) in short.into_iter().rev() {
+            if needed.contains(group.name.as_str()) {
+                let of = away.iter().map(|name| (*name).to_owned()).collect();
+                missing.push(Missing { group: Some(group.name.clone()), count, of });
+                needed.extend(away);
+            }
+        }
+        if missing.is_empty() {
+            missing.push(Missing { group: None, count: 1, of: vec![quorum.to_owned()] });
+        }
+        missing
     }
 }
 
@@ -334,8 +386,9 @@ fn within_limit(count: usize) -> Result<(), PolicyProblem> {
     Ok(())
 }
 
-fn cosigners(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+fn listed<T: fmt::Display>(items: &[T], between: &str) -> String {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(between) }
 }
 
 /// Returns a key's signature type and its public key.

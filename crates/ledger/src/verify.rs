@@ -5,8 +5,8 @@
 //! Whatever is published must equal it. Which of two disagreeing files is the bad one is decided by the
 //! signed root: if the entries lead to it, the other file is bad, else the entries are.
 //!
-//! The directory: `checkpoint`, `checkpoints/<size>`, `tile/<level>/…`, `tile/entries/…`. Files that
-//! reach past the checkpoint (published, not yet signed) are checked up to it and listed in the report.
+//! The directory: `checkpoint`, `checkpoints/<size>`, `cosigned/<size>`, `tile/<level>/…`,
+//! `tile/entries/…`. What witnesses cosigned is checked by [`crate::policy`]; here the log must extend it. Files that reach past the checkpoint (published, not yet signed) are checked up to it and listed in the report.
 
 mod compare;
 mod keys;
@@ -28,6 +28,9 @@ pub const CHECKPOINT_PATH: &str = "checkpoint";
 
 /// The folder of stored checkpoints, each a file named by its size.
 pub const CHECKPOINTS_PREFIX: &str = "checkpoints/";
+
+/// The folder of checkpoints with the cosignatures of witnesses, each a file named by its size.
+pub const COSIGNED_PREFIX: &str = "cosigned/";
 
 /// The folder of tiles and bundles.
 pub const TILES_PREFIX: &str = "tile/";
@@ -70,6 +73,8 @@ pub struct VerifyOptions {
     pub keys: Vec<VerifierKey>,
     /// A checkpoint kept from earlier, already verified, that the log must extend.
     pub pinned: Option<Checkpoint>,
+    /// A checkpoint that witnesses cosigned, already verified, that the log must extend.
+    pub witnessed: Option<Checkpoint>,
     /// What the entries are.
     pub entries: EntryFormat,
 }

@@ -2,7 +2,8 @@
 
 use countersign_ledger::note::Signature;
 use countersign_ledger::tile::TileHashReader;
-use countersign_ledger::{Checkpoint, Hash, Note, TreeSize, tree};
+use countersign_ledger::verify::COSIGNED_PREFIX;
+use countersign_ledger::{Checkpoint, Hash, LeafIndex, Note, TreeSize, tree};
 use tokio::sync::oneshot;
 
 use crate::db::{Column, Conn, int, row_sum, with_sum};
@@ -103,6 +104,34 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed")))
     }
 
+    /// Publishes a checkpoint with the cosignatures in `note`; the caller has verified them. Those that it was
+    /// published with before stay: a witness that is asked again states another time.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub async fn publish_cosigned(&self, size: TreeSize, note: &Note) -> Result<(), StoreError> {
+        let folder = self.inner.folder.join(FOLDER);
+        let path = folder.join(format!("{COSIGNED_PREFIX}{size}"));
+        let note = note.clone();
+        blocking(move || {
+            let kept = read_if_there(&path)?.and_then(|bytes| Note::parse(&bytes).ok());
+            let whole = match kept.filter(|kept| kept.text() == note.text()) {
+                None => note,
+                Some(mut kept) => {
+                    let added = note.signatures().iter().filter(|new| kept.add_once(new)).count();
+                    if added == 0 {
+                        return Ok(());
+                    }
+                    kept
+                }
+            };
+            path.parent().map_or(Ok(()), make_folder)?;
+            let staged = folder.join(".cosigned.new");
+            write_staged(&path, &staged, &whole.to_bytes(), Access::Shared)
+        })
+        .await
+    }
+
     /// Puts a token of a timestamp authority beside the published checkpoint that it stamps, at `path` in
     /// the published log; the caller has verified it.
     ///
@@ -126,13 +155,37 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Corrupt`].
     pub async fn cosigned_checkpoint(&self) -> Result<Option<Note>, StoreError> {
+        let newest = "SELECT size FROM anchor WHERE tenant = $1 AND kind = $2
+              ORDER BY size DESC LIMIT 1";
+        self.cosigned(newest, &[]).await
+    }
+
+    /// Returns the checkpoint of at most `published` leaves that covers leaf `index` and that the most
+    /// witnesses cosigned, of several the newest, with their cosignatures.
+    pub(crate) async fn cosigned_over(
+        &self,
+        index: LeafIndex,
+        published: TreeSize,
+    ) -> Result<Option<Note>, StoreError> {
+        let most = "SELECT size FROM anchor
+              WHERE tenant = $1 AND kind = $2 AND size > $3 AND size <= $4
+              GROUP BY size ORDER BY count(*) DESC, size DESC LIMIT 1";
+        self.cosigned(most, &[Column::Int(int(index.0)), Column::Int(int(published.0))]).await
+    }
+
+    /// Returns the cosigned checkpoint of the size that `of` selects.
+    async fn cosigned(
+        &self,
+        of: &'static str,
+        more: &[Column<'_>],
+    ) -> Result<Option<Note>, StoreError> {
+        let (tenant, kind) = (Column::Text(self.tenant.as_str()), Column::Text(COSIGNATURE));
+        let found = self.db.fetch_optional(of, &[&[tenant, kind], more].concat()).await?;
+        let Some(found) = found else { return Ok(None) };
         let sql = "SELECT c.note, a.body FROM anchor a
                JOIN checkpoint c ON c.tenant = a.tenant AND c.size = a.size
-              WHERE a.tenant = $1 AND a.kind = $2 AND a.size =
-                    (SELECT max(size) FROM anchor WHERE tenant = $1 AND kind = $2)
-              ORDER BY a.source";
-        let args = [Column::Text(self.tenant.as_str()), Column::Text(COSIGNATURE)];
-        let rows = self.db.fetch_all(sql, &args).await?;
+              WHERE a.tenant = $1 AND a.kind = $2 AND a.size = $3 ORDER BY a.source";
+        let rows = self.db.fetch_all(sql, &[tenant, kind, Column::Int(found.get(0)?)]).await?;
         let rows: Vec<(String, Vec<u8>)> = rows
             .iter()
             .map(|row| Ok((row.get(0)?, row.get(1)?)))
@@ -143,7 +196,7 @@ impl Reader {
         let Some((note, _)) = rows.first() else { return Ok(None) };
         let mut note = Note::parse(note.as_bytes()).map_err(damaged)?;
         for (_, line) in &rows {
-            note.add(Signature::parse(&String::from_utf8_lossy(line)).map_err(damaged)?);
+            note.add_once(&Signature::parse(&String::from_utf8_lossy(line)).map_err(damaged)?);
         }
         Ok(Some(note))
     }

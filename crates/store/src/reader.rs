@@ -8,7 +8,7 @@ use std::sync::Arc;
 use countersign_ledger::disclosure::Disclosure;
 use countersign_ledger::tile::TileHashReader;
 use countersign_ledger::tree::{self, TreeError};
-use countersign_ledger::{Checkpoint, Hash, LeafIndex, Note, TlogProof};
+use countersign_ledger::{Checkpoint, Hash, LeafIndex, Note, TlogProof, TreeSize};
 use countersign_model::{Agent, RecordId, TenantId};
 use serde_json::Value;
 
@@ -302,7 +302,8 @@ impl Reader {
             .map_err(|_| StoreError::corrupt(format!("{}: it is not text", path.display())))
     }
 
-    /// Returns the proof (C2SP tlog-proof) that the latest published checkpoint covers a record.
+    /// Returns the proof (C2SP tlog-proof) that a published checkpoint covers a record: one that witnesses
+    /// cosigned if there is one, with their cosignatures, else the latest.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if no checkpoint covers it yet; [`StoreError::Corrupt`].
@@ -315,22 +316,20 @@ impl Reader {
     }
 
     async fn prove(&self, index: LeafIndex) -> Result<String, StoreError> {
-        let damaged = || StoreError::corrupt("the published checkpoint cannot be read");
-        let text = self.checkpoint()?.unwrap_or_default();
-        let note = Note::parse(text.as_bytes());
-        let point = note.as_ref().ok().and_then(|note| Checkpoint::parse(note.text()).ok());
-        let (checkpoint, size) = match (text.is_empty(), note, point) {
-            (false, Ok(note), Some(point)) if point.size.contains(index) => (note, point.size),
-            (false, Err(_), _) | (false, _, None) => return Err(damaged()),
-            _ => {
-                return Err(StoreError::unavailable(
-                    "no published checkpoint covers the record yet",
-                ));
-            }
+        let none = || StoreError::unavailable("no published checkpoint covers the record yet");
+        let text = self.checkpoint()?.ok_or_else(none)?;
+        let (latest, published) = read_checkpoint(text.as_bytes())?;
+        if !published.contains(index) {
+            return Err(none());
+        }
+        let (checkpoint, size) = match self.cosigned_over(index, published).await? {
+            Some(cosigned) => read_checkpoint(&cosigned.to_bytes())?,
+            None => (latest, published),
         };
         let tiles = PublishedTiles(self.folder.join(FOLDER));
         let hashes = blocking(move || {
-            tree::inclusion_proof(&TileHashReader::new(tiles, size), index, size)
+            // Those of the latest size have what an earlier one needs, of which some may be gone.
+            tree::inclusion_proof(&TileHashReader::new(tiles, published), index, size)
                 .map_err(|error: TreeError| StoreError::corrupt(error.to_string()))
         })
         .await?;
@@ -361,6 +360,14 @@ impl Reader {
         self.db.close().await;
         self.index.close().await;
     }
+}
+
+/// Reads a published checkpoint, and its size.
+fn read_checkpoint(text: &[u8]) -> Result<(Note, TreeSize), StoreError> {
+    let damaged = || StoreError::corrupt("the published checkpoint cannot be read");
+    let note = Note::parse(text).map_err(|_| damaged())?;
+    let size = Checkpoint::parse(note.text()).map_err(|_| damaged())?.size;
+    Ok((note, size))
 }
 
 fn read_record(row: &Row) -> Result<Record, StoreError> {

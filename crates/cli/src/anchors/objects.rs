@@ -1,4 +1,5 @@
-//! Copies the log to an object store: checkpoints with their tiles and entry bundles, and timestamps.
+//! Copies the log to an object store: checkpoints with their tiles and entry bundles, timestamps, and what
+//! witnesses cosigned.
 //!
 //! Everything but `checkpoint`, which names the newest, is written once and never again: what is there
 //! with other content is an error. That nobody can delete or replace it, the operator included, is the
@@ -14,7 +15,9 @@ use countersign_console::BoxFuture;
 use countersign_evidence::folder::LogFolder;
 use countersign_evidence::{cut, shown, timestamp};
 use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth, width_at};
-use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource as _};
+use countersign_ledger::verify::{
+    CHECKPOINT_PATH, CHECKPOINTS_PREFIX, COSIGNED_PREFIX, LogSource as _,
+};
 use countersign_ledger::{Checkpoint, Note, TreeSize};
 use countersign_store::Store;
 use futures_util::TryStreamExt as _;
@@ -52,6 +55,8 @@ pub(super) struct Copy {
     store: Store,
     log: PathBuf,
     objects: Box<dyn ObjectStore>,
+    /// The size of the last cosigned checkpoint that was copied.
+    cosigned: TreeSize,
 }
 
 /// What a copy has.
@@ -72,7 +77,7 @@ impl Copy {
     ) -> anyhow::Result<Self> {
         let objects =
             open(config).with_context(|| format!("anchors.object_store, {}", config.url))?;
-        Ok(Self { store: store.clone(), log, objects })
+        Ok(Self { store: store.clone(), log, objects, cosigned: TreeSize(0) })
     }
 
     async fn copy(&mut self, point: &Checkpoint, note: &Note) -> anyhow::Result<u64> {
@@ -93,6 +98,7 @@ impl Copy {
             self.put(CHECKPOINT_PATH, note, PutMode::Overwrite).await?;
         }
         self.copy_timestamps(&log, point.size, &there.stamped).await?;
+        self.copy_cosigned(&log, point.size).await?;
         Ok(point.size.0)
     }
 
@@ -136,6 +142,20 @@ impl Copy {
             self.copy_file(log, &format!("{CHECKPOINTS_PREFIX}{size}")).await?;
             self.copy_file(log, &path).await?;
         }
+        Ok(())
+    }
+
+    /// Copies the newest checkpoint that witnesses cosigned, unless the copy has one of that size: another
+    /// gateway, or an earlier round, may have copied it with fewer cosignatures.
+    async fn copy_cosigned(&mut self, log: &LogFolder, end: TreeSize) -> anyhow::Result<()> {
+        let newest = log.cosigned_sizes().iter().rfind(|size| **size <= end).copied();
+        let Some(size) = newest.filter(|size| *size > self.cosigned) else { return Ok(()) };
+        let path = format!("{COSIGNED_PREFIX}{size}");
+        let Some(note) = tokio::task::block_in_place(|| log.cosigned(size))? else { return Ok(()) };
+        if self.get(&path).await?.is_none() {
+            self.put_once(&path, note).await?;
+        }
+        self.cosigned = size;
         Ok(())
     }
 

@@ -46,7 +46,7 @@ impl Witnesses {
 
     /// Asks every witness at once about a checkpoint.
     async fn ask_all(&mut self, checkpoint: &Checkpoint, note: &Note) -> anyhow::Result<()> {
-        let mut note = note.clone();
+        let (mut note, mut cosigned) = (note.clone(), false);
         let mut asking = JoinSet::new();
         for mut witness in self.asked.iter().cloned() {
             let (store, checkpoint, note) = (self.store.clone(), checkpoint.clone(), note.clone());
@@ -60,7 +60,7 @@ impl Witnesses {
         for (mut witness, answer) in answers {
             let failed = match answer {
                 Ok(cosignature) => {
-                    note.add(cosignature);
+                    cosigned |= note.add_once(&cosignature);
                     None
                 }
                 Err(error) => Some(error),
@@ -76,6 +76,9 @@ impl Witnesses {
             }
             witness.failing = failed.is_some();
             self.asked.push(witness);
+        }
+        if cosigned {
+            self.store.publish_cosigned(checkpoint.size, &note).await?;
         }
         let satisfied = self.policy.satisfied_with(&note.to_bytes(), &self.store.log_keys());
         satisfied.map(drop).context("the quorum of anchors.policy did not cosign")

@@ -65,7 +65,9 @@ pub(crate) struct PackageArgs {
     /// What the auditor chose for the sample; the root of the last checkpoint unless given
     #[arg(long, value_name = "TEXT")]
     draw: Option<String>,
-    /// Build on the checkpoint of this size, to build an earlier package again [default: the newest]
+    /// Build on the checkpoint of this size, to build an earlier package again
+    ///
+    /// Default: the newest that witnesses cosigned, if the whole period is under it, else the newest of all.
     #[arg(long, value_name = "SIZE")]
     at: Option<u64>,
     /// Print JSON
@@ -147,10 +149,12 @@ async fn build(args: PackageArgs, paths: &Paths) -> anyhow::Result<String> {
     let request = request(args.period, args.which, sample, paths).await?;
     let (key, keys) = (signing_key(paths)?, log_keys(paths)?);
     let log = match args.at {
-        None => LogFolder::open(&paths.log()),
-        Some(size) => LogFolder::open_at(&paths.log(), TreeSize(size)),
+        None => LogFolder::open(&paths.log())
+            .map_err(PackageError::from)
+            .and_then(|log| package::witnessed(log, &request.scope)),
+        Some(size) => LogFolder::open_at(&paths.log(), TreeSize(size)).map_err(Into::into),
     };
-    let log = log.map_err(|error| explained(error.into()))?;
+    let log = log.map_err(explained)?;
     let tree_size = log.size().map_or(0, |size| size.0);
     let filters = asked(&request, None);
     let command = ReadingCommand::EvidencePackage;

@@ -12,8 +12,11 @@ use countersign_evidence::proof::{RecordFile, Verified};
 use countersign_evidence::shown;
 use countersign_evidence::time::utc;
 use countersign_evidence::timestamp::{self, Roots, Stamped};
-use countersign_ledger::verify::{Problem, Progress, Report, Trust, VerifyOptions, verify_log};
-use countersign_ledger::{Checkpoint, LeafIndex, VerifierKey};
+use countersign_evidence::witnessed::Witnessed;
+use countersign_ledger::verify::{
+    Problem, Progress, Report, Trust, VerifyOptions, current_keys, verify_log,
+};
+use countersign_ledger::{Checkpoint, LeafIndex, Policy, VerifierKey};
 use countersign_store::{Database, fsck};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
@@ -41,23 +44,38 @@ const ATTEMPTS: u32 = 5;
   countersign verify --log ./copy-of-the-log --vkey auditor/log.vkey --checkpoint last-year.checkpoint
   countersign verify --log ./copy-of-the-log --vkey auditor/log.vkey --tsa-roots tsa-roots.pem
   countersign verify --package ./evidence-november --vkey auditor/log.vkey --pinned last-year.checkpoint
-  countersign verify --record record.json --vkey 'log.example.com/acme+1a2b3c4d+AXl…'")]
+  countersign verify --record record.json --vkey 'log.example.com/acme+1a2b3c4d+AXl…'
+  countersign verify --record record.json --policy auditor/trust.policy
+
+A policy is a file of its lines (C2SP tlog-policy), written by whoever checks:
+  log log.example.com/acme+1a2b3c4d+AXl…
+  witness auditor witness.example/auditor+5e6f7a8b+BFn…
+  witness partner witness.example/partner+9c0d1e2f+BDq…
+  group both all auditor partner
+  quorum both")]
 pub(crate) struct Args {
     /// Check the log in this folder (C2SP tlog-tiles)
-    #[arg(long, value_name = "DIR", requires = "vkey")]
+    #[arg(long, value_name = "DIR", requires = "trusted")]
     log: Option<PathBuf>,
     /// Check an evidence package in this folder, as `evidence package` builds it
-    #[arg(long, value_name = "DIR", requires = "vkey", conflicts_with_all = ["log", "record"])]
+    #[arg(long, value_name = "DIR", requires = "trusted", conflicts_with_all = ["log", "record"])]
     package: Option<PathBuf>,
     /// Check one record with its proof, as `show --proof` writes it
-    #[arg(long, value_name = "FILE", requires = "vkey", conflicts_with_all = ["log", "checkpoint"])]
+    #[arg(long, value_name = "FILE", requires = "trusted", conflicts_with_all = ["log", "checkpoint"])]
     record: Option<PathBuf>,
     /// The log's public key, or a file with it; may be given several times
     ///
     /// If the log's signing key was replaced, either key will do for a log or a package: the log has a record
     /// of it that both keys signed. A record file needs the key that signed its proof.
-    #[arg(long, value_name = "KEY|FILE")]
+    #[arg(long, value_name = "KEY|FILE", group = "trusted")]
     vkey: Vec<String>,
+    /// A file that says which log and which witnesses are trusted: their quorum must have cosigned
+    ///
+    /// Its `log` lines give the log's public keys, so that --vkey is not needed. The checkpoint of a record, and
+    /// the last one of a package, must have the cosignatures of the quorum. Of a log the newest checkpoint
+    /// that has them counts, and the records after it are named: witnesses are asked each minute.
+    #[arg(long, value_name = "FILE", group = "trusted")]
+    policy: Option<PathBuf>,
     /// A checkpoint that was kept from earlier: the log must extend it
     #[arg(long, value_name = "FILE", visible_alias = "pinned")]
     checkpoint: Option<PathBuf>,
@@ -70,22 +88,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let keys = if args.vkey.is_empty() {
-        log_keys(paths)?
-    } else {
-        args.vkey.iter().map(|vkey| read_keys(vkey)).collect::<anyhow::Result<Vec<_>>>()?.concat()
-    };
-    let pinned = args.checkpoint.as_deref().map(|file| read_pinned(file, &keys)).transpose()?;
-    let roots = args.tsa_roots.as_deref().map(read_roots).transpose()?;
+    let trust = Trusted::read(&args, paths)?;
     let found = if let Some(file) = &args.record {
-        check_record(file, &keys)?
+        check_record(file, &trust)?
     } else if let Some(folder) = &args.package {
-        check_package(folder, &Options { keys, pinned, roots })?
+        let Trusted { keys, policy, pinned, roots } = trust;
+        check_package(folder, &Options { keys, policy, pinned, roots })?
     } else {
-        let options = VerifyOptions { keys, pinned, ..VerifyOptions::default() };
         match &args.log {
-            Some(folder) => check_log(folder, &options, roots.as_ref())?,
-            None => check_installation(paths, &options, roots).await?,
+            Some(folder) => check_log(folder, &trust)?,
+            None => check_installation(paths, trust).await?,
         }
     };
     let text = if args.json { format!("{:#}\n", found.json()) } else { found.to_string() };
@@ -93,6 +105,43 @@ pub(crate) async fn run(args: Args, paths: &Paths) -> anyhow::Result<ExitCode> {
     let code = if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     // Whoever stops reading still gets the verdict.
     whole_or_cut(printed.map(|()| code).map_err(Into::into)).map(|_| code)
+}
+
+/// What whoever checks brings along.
+struct Trusted {
+    keys: Vec<VerifierKey>,
+    policy: Option<Policy>,
+    pinned: Option<Checkpoint>,
+    roots: Option<Roots>,
+}
+
+impl Trusted {
+    fn read(args: &Args, paths: &Paths) -> anyhow::Result<Self> {
+        let policy = args.policy.as_deref().map(read_policy).transpose()?;
+        let mut keys = Vec::new();
+        for vkey in &args.vkey {
+            keys.extend(read_keys(vkey)?);
+        }
+        let logs = policy.iter().flat_map(Policy::logs);
+        keys.extend(logs.map(|log| log.key.clone()));
+        if keys.is_empty() && [&args.log, &args.package, &args.record].iter().any(|it| it.is_some())
+        {
+            bail!("the policy has no `log` line; name the log's public key with --vkey");
+        }
+        if keys.is_empty() {
+            keys = log_keys(paths)?;
+        }
+        let pinned = args.checkpoint.as_deref().map(|file| read_pinned(file, &keys)).transpose()?;
+        let roots = args.tsa_roots.as_deref().map(read_roots).transpose()?;
+        Ok(Self { keys, policy, pinned, roots })
+    }
+}
+
+/// Reads a policy.
+fn read_policy(file: &Path) -> anyhow::Result<Policy> {
+    let of = || file.display().to_string();
+    let text = String::from_utf8(read(file)?).ok().context("it is not text").with_context(of)?;
+    Policy::parse(&text).with_context(of)
 }
 
 /// What a check found.
@@ -108,6 +157,7 @@ enum Found {
 struct CheckedLog {
     report: Report,
     timestamps: Option<Vec<Stamped>>,
+    witnessed: Option<Witnessed>,
 }
 
 /// An installation in which everything holds.
@@ -140,10 +190,11 @@ fn read_pinned(file: &Path, keys: &[VerifierKey]) -> anyhow::Result<Checkpoint> 
         .with_context(|| format!("{} is not a checkpoint of this log", file.display()))
 }
 
-fn check_record(file: &Path, keys: &[VerifierKey]) -> anyhow::Result<Found> {
+fn check_record(file: &Path, trust: &Trusted) -> anyhow::Result<Found> {
     let bytes = read(file)?;
     let object = file.display().to_string();
-    let checked = RecordFile::parse(&bytes).and_then(|record| record.verify(keys));
+    let checked = RecordFile::parse(&bytes)
+        .and_then(|record| record.verify(&trust.keys, trust.policy.as_ref()));
     Ok(match checked {
         Ok(verified) => Found::Record(Box::new(verified)),
         Err(error) => Found::Bad(Problem { object, index: None, reason: error.to_string() }),
@@ -165,45 +216,55 @@ fn check_package(folder: &Path, options: &Options) -> anyhow::Result<Found> {
     Ok(Found::Package(Box::new(verdict)))
 }
 
-fn check_log(
-    folder: &Path,
-    options: &VerifyOptions,
-    roots: Option<&Roots>,
-) -> anyhow::Result<Found> {
+fn check_log(folder: &Path, trust: &Trusted) -> anyhow::Result<Found> {
     let log =
         LogFolder::open(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    Ok(checked_log(&log, trust).map_or_else(Found::Bad, |log| Found::Log(Box::new(log))))
+}
+
+fn checked_log(log: &LogFolder, trust: &Trusted) -> Result<CheckedLog, Problem> {
     let bar = bar("log");
     let mut progress = |progress: Progress| {
         bar.set_length(progress.size.0);
         bar.set_position(progress.checked.0);
     };
-    let checked = verify_log(&log, options, &mut progress);
-    bar.finish_and_clear();
-    let checked = checked.and_then(|report| {
-        let timestamps = roots.map(|roots| timestamp::check_folder(&log, roots)).transpose()?;
-        Ok(CheckedLog { report, timestamps })
+    let witnessed = trust.policy.as_ref().map(|policy| {
+        let mut keys = trust.keys.clone();
+        // A key that took the place of one that was given signs too; the check of the log says how.
+        keys.extend(
+            current_keys(log, &trust.keys)?.into_iter().filter(|key| !trust.keys.contains(key)),
+        );
+        Witnessed::newest(log, policy, &keys)
     });
-    Ok(checked.map_or_else(Found::Bad, |log| Found::Log(Box::new(log))))
+    // That the log itself holds comes first; a log that the witnesses contradict does not.
+    let found = witnessed.as_ref().and_then(|found| found.as_ref().ok());
+    let options = VerifyOptions {
+        keys: trust.keys.clone(),
+        pinned: trust.pinned.clone(),
+        witnessed: found.map(|found| found.checkpoint.clone()),
+        ..VerifyOptions::default()
+    };
+    let report = verify_log(log, &options, &mut progress);
+    bar.finish_and_clear();
+    let report = report?;
+    let roots = trust.roots.as_ref();
+    let timestamps = roots.map(|roots| timestamp::check_folder(log, roots)).transpose()?;
+    Ok(CheckedLog { report, timestamps, witnessed: witnessed.transpose()? })
 }
 
-async fn check_installation(
-    paths: &Paths,
-    options: &VerifyOptions,
-    roots: Option<Roots>,
-) -> anyhow::Result<Found> {
+async fn check_installation(paths: &Paths, mut trust: Trusted) -> anyhow::Result<Found> {
     let folder = paths.log();
     let published = folder.join("checkpoint");
     let config = Config::read(&paths.config)?;
-    let roots = match (roots, &config.anchors.timestamp) {
-        (None, Some(timestamp)) => Some(read_roots(&paths.root.join(&timestamp.roots))?),
-        (roots, _) => roots,
-    };
+    if let (None, Some(timestamp)) = (&trust.roots, &config.anchors.timestamp) {
+        trust.roots = Some(read_roots(&paths.root.join(&timestamp.roots))?);
+    }
     let config = store_config(&config);
     let shared = matches!(config.database, Database::Postgres(_));
     if !published.exists() && !shared && !paths.data.join("countersign.db").exists() {
         bail!("there is no ledger in {}; `countersign init` makes one", paths.data.display());
     }
-    let checked = tokio::task::block_in_place(|| check_log(&folder, options, roots.as_ref()))?;
+    let checked = tokio::task::block_in_place(|| check_log(&folder, &trust))?;
     let log = match checked {
         Found::Log(log) => *log,
         other @ (Found::Installation(_) | Found::Package(_) | Found::Record(_) | Found::Bad(_)) => {
@@ -307,10 +368,22 @@ impl Display for Installation {
 }
 
 impl CheckedLog {
+    /// Counts the records that came after what witnesses vouch for.
+    fn after(&self, witnessed: &Witnessed) -> u64 {
+        self.report.size.0.saturating_sub(witnessed.size.0)
+    }
+
     fn json(&self) -> Map<String, Value> {
         let mut found = Map::new();
         found.insert("ok".to_owned(), json!(true));
         found.insert("log".to_owned(), json!(self.report));
+        if let Some(witnessed) = &self.witnessed {
+            let mut value = json!(witnessed);
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("records_after".to_owned(), json!(self.after(witnessed)));
+            }
+            found.insert("witnessed".to_owned(), value);
+        }
         if let Some(timestamps) = &self.timestamps {
             found.insert("timestamps".to_owned(), json!(timestamps));
         }
@@ -368,7 +441,24 @@ fn print_log(log: &CheckedLog, out: &mut impl Write) -> fmt::Result {
         let text = format!("{} files, newer than the checkpoint", report.unsigned.len());
         line(out, "not signed yet", text)?;
     }
+    if let Some(witnessed) = &log.witnessed {
+        let text = format!("{} of {} records", witnessed.size, report.size);
+        line(out, "witnessed", text)?;
+        print_witnesses(witnessed, out)?;
+        match log.after(witnessed) {
+            0 => {}
+            after => line(out, "  not witnessed", format!("the last {after} records"))?,
+        }
+    }
     log.timestamps.as_deref().map_or(Ok(()), |timestamps| print_timestamps(timestamps, out))
+}
+
+/// Says who cosigned, and when.
+fn print_witnesses(witnessed: &Witnessed, out: &mut impl Write) -> fmt::Result {
+    for one in &witnessed.cosigned {
+        line(out, &format!("  {}", shown(&one.witness)), &one.time)?;
+    }
+    Ok(())
 }
 
 /// Says what existed when: of many timestamps the newest.
@@ -452,6 +542,9 @@ fn print_record(verified: &Verified, out: &mut impl Write) -> fmt::Result {
         line(out, "  log", &record.origin)?;
         line(out, "  place", format!("leaf {} of {}", record.leaf_index, record.tree_size))?;
         line(out, "  root", &record.root)?;
+        if let Some(witnessed) = &record.witnessed {
+            line(out, "  cosigned by", shown(&witnessed.says()))?;
+        }
         let fields = record.leaf.as_object().into_iter().flatten();
         for (name, value) in fields.filter(|(name, _)| !name.starts_with("_sd")) {
             line(out, &shown(&format!("  {name}")), shown(&plain(value)))?;

@@ -396,7 +396,7 @@ async fn an_erased_person_shows_as_null_and_opens_no_field() {
     assert_eq!(world.get(&path, &auditor).await.code(), "GONE");
     let whole = world.get(&format!("/api/v1/records/{id}/proof?disclose=*"), &auditor).await;
     let file = RecordFile::parse(&whole.body).unwrap();
-    let verified = file.verify(std::slice::from_ref(&world.log_key)).unwrap();
+    let verified = file.verify(std::slice::from_ref(&world.log_key), None).unwrap();
     assert!(verified.record.opened.is_empty());
 }
 
@@ -420,7 +420,7 @@ async fn a_proof_is_checked_offline_and_opens_what_was_asked_for() {
         let answer = world.get(&format!("{path}{disclose}"), &auditor).await;
         assert_eq!(answer.status, StatusCode::OK, "{disclose}");
         let file = RecordFile::parse(&answer.body).unwrap();
-        let verified = file.verify(keys).unwrap();
+        let verified = file.verify(keys, None).unwrap();
         assert_eq!(verified.record.record_id, id.to_string());
         for (found, expected) in [(&verified.record, &opened), (&verified.outcomes[0], &of_outcome)]
         {
@@ -435,7 +435,7 @@ async fn a_proof_is_checked_offline_and_opens_what_was_asked_for() {
     // Another key proves nothing.
     let file = RecordFile::parse(&world.get(&path, &auditor).await.body).unwrap();
     let other = World::start().await;
-    assert!(file.verify(std::slice::from_ref(&other.log_key)).is_err());
+    assert!(file.verify(std::slice::from_ref(&other.log_key), None).is_err());
 }
 
 #[tokio::test]

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
 use countersign_ledger::verify::{CHECKPOINT_PATH, CHECKPOINTS_PREFIX, LogSource as _};
-use countersign_ledger::{Checkpoint, Note, SigningKey, TreeSize, VerifierKey};
+use countersign_ledger::{Checkpoint, LeafIndex, Note, SigningKey, TreeSize, VerifierKey};
 
 use super::derive::{Log, Request, derive};
+use super::leaves::Leaves;
+use super::list::Scope;
 use super::manifest::{Manifest, signed_text};
 use super::output::{Folder, Output, Sink as _};
 use super::{PackageError, text};
+use crate::Record;
 use crate::folder::LogFolder;
 use crate::timestamp::{self, token_path};
 
@@ -19,6 +22,9 @@ const VERIFIERS: [(&str, &str); 2] = [
     ("verify.py", include_str!("../../../../spec/verify.py")),
     ("verify_evidence.py", include_str!("../../../../spec/verify_evidence.py")),
 ];
+
+/// How far the time in a record's id may be from the time of the record, with room to spare, in milliseconds.
+const ID_SLACK_MS: i64 = 60_000;
 
 /// Builds the package that is asked for from a published log. `keys` check its checkpoints; `signer` signs
 /// the manifest, if there is one. `progress` gets the leaves done and all leaves.
@@ -53,6 +59,43 @@ fn part(to: &Path) -> PathBuf {
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     to.with_file_name(name)
+}
+
+/// Goes back to the newest checkpoint that witnesses cosigned, if the log as of then has the whole period and
+/// something later; else a package of the period ends at the newest checkpoint of all.
+///
+/// # Errors
+/// [`PackageError`] if the log cannot be read.
+pub fn witnessed(log: LogFolder, scope: &Scope) -> Result<LogFolder, PackageError> {
+    let (Some(newest), Some(size)) = (log.size(), log.cosigned_sizes().last().copied()) else {
+        return Ok(log);
+    };
+    let cosigned = log.clone().at(size)?;
+    if size == newest {
+        return Ok(cosigned);
+    }
+    let Some(last) = size.0.checked_sub(1).filter(|_| size < newest) else { return Ok(log) };
+    let mut leaves = Leaves::new(&log, newest);
+    if leaves.record(LeafIndex(last))?.time_ms() < scope.to_ms {
+        return Ok(log);
+    }
+    for index in size.0..newest.0 {
+        if may_belong(&leaves.record(LeafIndex(index))?, scope) {
+            return Ok(log);
+        }
+    }
+    Ok(cosigned)
+}
+
+/// Returns whether a record that came later may stand in a package of the period: itself, or as the late
+/// outcome of a decision, whose id tells its time (UUID version 7).
+fn may_belong(record: &Record, scope: &Scope) -> bool {
+    let decided = || {
+        let hex: String = record.text("parent")?.chars().filter(|c| *c != '-').take(12).collect();
+        i64::from_str_radix(&hex, 16).ok()
+    };
+    let late = || decided().is_none_or(|ms| ms < scope.to_ms.saturating_add(ID_SLACK_MS));
+    scope.contains(record.time_ms()) || (record.kind() == "outcome" && late())
 }
 
 /// Takes a log up to its checkpoint, which one of the keys must have signed.

@@ -11,7 +11,7 @@ use countersign_ledger::tile::{TilePath, bundles_for_growth, tiles_for_growth};
 use countersign_ledger::verify::{
     CHECKPOINTS_PREFIX, Problem, Trust, VerifyOptions, current_keys, verify_log,
 };
-use countersign_ledger::{Checkpoint, TreeSize, VerifierKey};
+use countersign_ledger::{Checkpoint, Policy, TreeSize, VerifierKey};
 use serde::Serialize;
 
 use super::PackageError;
@@ -25,6 +25,7 @@ use super::recorder;
 use crate::folder::{LogFolder, walk};
 use crate::time::utc;
 use crate::timestamp::{self, Roots};
+use crate::witnessed::Witnessed;
 
 /// What to check a package against.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,8 @@ pub struct Options {
     pub pinned: Option<Checkpoint>,
     /// The roots of the timestamp authorities that are trusted.
     pub roots: Option<Roots>,
+    /// Which witnesses must have cosigned the last checkpoint.
+    pub policy: Option<Policy>,
 }
 
 /// Whether something holds.
@@ -71,6 +74,9 @@ pub struct Verdict {
     /// The manifest, once its lists were derived again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,
+    /// Who cosigned the last checkpoint, if somebody said whom to trust for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witnessed: Option<Witnessed>,
 }
 
 impl Verdict {
@@ -130,6 +136,7 @@ pub fn verify(
     let keys = current.unwrap_or_else(|| options.keys.clone());
     check_signature(root, &manifest, &bytes, &keys, &mut verdict)?;
     if check_log(root, options, &mut verdict, progress)? {
+        check_witnesses(root, options, &keys, &mut verdict);
         check_lists(root, &manifest, &bytes, &disk, &keys, &mut verdict, progress)?;
     } else {
         verdict.not_checked(
@@ -296,6 +303,23 @@ fn check_log(
     }
     check_timestamps(&folder, options.roots.as_ref(), verdict);
     Ok(true)
+}
+
+/// Checks that the quorum cosigned the last checkpoint of a log that holds: all of it is under that.
+fn check_witnesses(root: &Path, options: &Options, keys: &[VerifierKey], verdict: &mut Verdict) {
+    const OBJECT: &str = "log/checkpoint";
+    let Some(policy) = &options.policy else {
+        return verdict.not_checked("cosignatures", "no policy was given (--policy)");
+    };
+    let note = LogFolder::open(&root.join("log")).ok();
+    let note = note.as_ref().and_then(LogFolder::checkpoint).unwrap_or_default();
+    match Witnessed::check(note, policy, keys) {
+        Ok(witnessed) => {
+            verdict.pass(OBJECT, format!("cosigned by {}", witnessed.says()));
+            verdict.witnessed = Some(witnessed);
+        }
+        Err(error) => verdict.fail(OBJECT, error.to_string()),
+    }
 }
 
 /// Checks the timestamps of a log whose checkpoints hold.

@@ -77,7 +77,7 @@ impl Case {
     }
 
     fn verify(&self, package: &Path) -> Verdict {
-        let options = Options { keys: vec![self.world.key()], pinned: None, roots: None };
+        let options = Options { keys: vec![self.world.key()], ..Options::default() };
         verify(package, &options, &mut |_, _| {}).unwrap()
     }
 
@@ -453,12 +453,12 @@ async fn a_package_of_another_history_does_not_extend_the_pinned_checkpoint() {
     let end = Checkpoint::open(&fs::read(package.join("checkpoints/end")).unwrap(), &keys).unwrap();
     let other = Checkpoint { root: sha256(b"another history"), ..end.clone() };
     for (pinned, sound) in [(end, true), (other, false)] {
-        let options = Options { keys: keys.clone(), pinned: Some(pinned), roots: None };
+        let options = Options { keys: keys.clone(), pinned: Some(pinned), ..Options::default() };
         let verdict = verify(&package, &options, &mut |_, _| {}).unwrap();
         assert_eq!(verdict.is_sound(), sound, "{verdict:#?}");
     }
     let stranger = SigningKey::from_seed(&manifest.origin, &[9; 32]).unwrap().verifier_key();
-    let options = Options { keys: vec![stranger], pinned: None, roots: None };
+    let options = Options { keys: vec![stranger], ..Options::default() };
     assert!(!verify(&package, &options, &mut |_, _| {}).unwrap().is_sound());
 }
 

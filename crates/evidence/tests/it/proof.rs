@@ -20,7 +20,7 @@ async fn file(world: &World) -> RecordFile {
 async fn a_record_file_proves_itself_with_the_key_alone() {
     let world = World::new().await;
     let bytes = serde_json::to_vec_pretty(&file(&world).await).unwrap();
-    let verified = RecordFile::parse(&bytes).unwrap().verify(&[world.key()]).unwrap();
+    let verified = RecordFile::parse(&bytes).unwrap().verify(&[world.key()], None).unwrap();
     assert_eq!(verified.record.leaf["decision"], "allow");
     assert_eq!(verified.record.opened["arguments.amount"], 10);
     assert_eq!(verified.record.closed, 0);
@@ -33,7 +33,7 @@ async fn fields_may_be_left_closed() {
     let world = World::new().await;
     let mut file = file(&world).await;
     file.record.disclosures.truncate(1);
-    let verified = file.verify(&[world.key()]).unwrap();
+    let verified = file.verify(&[world.key()], None).unwrap();
     assert_eq!((verified.record.opened.len(), verified.record.closed > 0), (1, true));
 }
 
@@ -43,8 +43,8 @@ async fn every_part_of_a_record_file_is_proven() {
     let good = file(&world).await;
     let key = world.key();
     let other = SigningKey::from_seed(key.name(), &[7; 32]).unwrap().verifier_key();
-    assert!(good.verify(&[other]).is_err(), "another key");
-    assert!(good.verify(&[]).is_err(), "no key");
+    assert!(good.verify(&[other], None).is_err(), "another key");
+    assert!(good.verify(&[], None).is_err(), "no key");
     type Damage = fn(&mut ProvenRecord);
     let damages: [(&str, Damage); 5] = [
         ("leaf", |it| it.leaf = it.leaf.replacen("ey", "fy", 1)),
@@ -56,11 +56,11 @@ async fn every_part_of_a_record_file_is_proven() {
     for (what, damage) in damages {
         let mut file = good.clone();
         damage(&mut file.record);
-        assert!(file.verify(std::slice::from_ref(&key)).is_err(), "{what}");
+        assert!(file.verify(std::slice::from_ref(&key), None).is_err(), "{what}");
     }
     let mut file = good.clone();
     file.outcomes[0] = file.record.clone();
-    let error = file.verify(&[key]).unwrap_err();
+    let error = file.verify(&[key], None).unwrap_err();
     assert!(error.to_string().contains("no outcome of the record"), "{error}");
 }
 

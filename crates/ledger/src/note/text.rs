@@ -86,6 +86,18 @@ impl Note {
         self.signatures.push(signature);
     }
 
+    /// Adds a signature line at the end, unless there is one of its key, or [`NOTE_SIGNATURES_MAX`] are;
+    /// returns whether it was added.
+    pub fn add_once(&mut self, signature: &Signature) -> bool {
+        let of_key = |there: &Signature| there.name == signature.name && there.id == signature.id;
+        let fits = self.signatures.len() < NOTE_SIGNATURES_MAX;
+        let added = fits && !self.signatures.iter().any(of_key);
+        if added {
+            self.signatures.push(signature.clone());
+        }
+        added
+    }
+
     /// Returns the note's bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hash::leaf_hash;
-use crate::note::SigningKey;
+use crate::note::{Note, Signature, SigningKey};
 use crate::tree::TreeSize;
 
 const ORIGIN: &str = "log.example/acme";
@@ -58,8 +58,74 @@ fn a_quorum_of_groups_is_counted() {
     let satisfied = policy.satisfied(&cosigned(&[1, 2, 4])).unwrap();
     let times: Vec<_> = satisfied.cosigned.iter().map(|(name, time)| (&**name, *time)).collect();
     assert_eq!(times, [("W1", 1), ("W2", 2), ("W4", 4)]);
-    let missing = policy.satisfied(&cosigned(&[1])).unwrap_err().to_string();
-    assert_eq!(missing, "the quorum `both` is not reached; cosigned by: W1");
+}
+
+#[test]
+fn what_lacks_for_a_quorum_is_named_from_the_whole_to_its_parts() {
+    let text = definitions(6)
+        + "group X 2 W1 W2 W3\ngroup Y any W4 W5\ngroup Z any W6\ngroup both all X Y\nquorum both\n";
+    let policy = Policy::parse(&text).unwrap();
+    for (by, missing) in [
+        (&[1, 6][..], "2 of X, Y (group `both`); 1 of W4, W5 (group `Y`); 1 of W2, W3 (group `X`)"),
+        (&[1, 2], "1 of Y (group `both`); 1 of W4, W5 (group `Y`)"),
+        (&[4], "1 of X (group `both`); 2 of W1, W2, W3 (group `X`)"),
+    ] {
+        let said = policy.satisfied(&cosigned(by)).unwrap_err().to_string();
+        let by: Vec<_> = by.iter().map(|number| format!("W{number}")).collect();
+        let whole = format!(
+            "the quorum `both` did not cosign the checkpoint of 9 records: missing {missing}; \
+             cosigned by {}",
+            by.join(", ")
+        );
+        assert_eq!(said, whole);
+    }
+    let one = Policy::parse(&(definitions(2) + "quorum W2")).unwrap();
+    let said = one.satisfied(&cosigned(&[])).unwrap_err().to_string();
+    assert!(said.ends_with("missing 1 of W2; cosigned by none"), "{said}");
+}
+
+#[test]
+fn a_cosignature_counts_only_for_its_time_its_key_and_its_type() {
+    let policy = Policy::parse(&(definitions(1) + "quorum W1\n")).unwrap();
+    let checkpoint = Checkpoint::parse(Note::parse(&cosigned(&[])).unwrap().text()).unwrap();
+    let text = checkpoint.to_string();
+    let line = |id: [u8; 4], time: u64, signature: &[u8]| {
+        let bytes = [id.as_slice(), &time.to_be_bytes(), signature].concat();
+        Signature::parse(&format!("\u{2014} w1.example {}", STANDARD.encode(bytes))).unwrap()
+    };
+    let cosignature = cosigner(1).cosign(&text, 77).unwrap();
+    let (id, signature) = (cosigner(1).id().0, &cosignature.bytes()[8..]);
+    // Key id: SHA-256(name ‖ LF ‖ 0x04 ‖ public key), the first four bytes; type 0x01 gives another one.
+    let (kind, public) = public_key(&cosigner(1).verifier_key());
+    assert_eq!((kind, public.len()), (4, 32));
+    let id_of = |kind: u8| {
+        let named = [b"w1.example\n".as_slice(), &[kind], &public].concat();
+        <[u8; 4]>::try_from(&crate::hash::sha256(&named).0[..4]).unwrap()
+    };
+    assert_eq!(id, id_of(4));
+    for (what, added, counts) in [
+        ("as it was made", line(id, 77, signature), Some(true)),
+        ("another time", line(id, 78, signature), None),
+        (
+            "no time",
+            Signature::parse(&format!(
+                "\u{2014} w1.example {}",
+                STANDARD.encode([id.as_slice(), signature].concat())
+            ))
+            .unwrap(),
+            None,
+        ),
+        ("the id of a plain key", line(id_of(1), 77, signature), Some(false)),
+    ] {
+        let mut note = checkpoint.sign(&log_key()).unwrap();
+        note.add(added);
+        match (policy.satisfied(&note.to_bytes()), counts) {
+            (Ok(satisfied), Some(true)) => assert_eq!(satisfied.cosigned["W1"], 77),
+            (Err(Unsatisfied::Quorum { .. }), Some(false))
+            | (Err(Unsatisfied::Checkpoint(_)), None) => {}
+            (other, _) => panic!("{what}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -32,6 +32,12 @@ pub(super) struct Pass<'a, S> {
     conflict: Option<Conflict>,
 }
 
+/// Returns what was kept elsewhere, with what it is called.
+fn kept(options: &VerifyOptions) -> impl Iterator<Item = (&'static str, &Checkpoint)> {
+    let pinned = options.pinned.iter().map(|kept| ("pinned", kept));
+    pinned.chain(options.witnessed.iter().map(|kept| ("witnessed", kept)))
+}
+
 /// The first published file that differs from what the entries lead to: it is bad, or the entries are.
 struct Conflict {
     problem: Problem,
@@ -50,13 +56,14 @@ impl<'a, S: LogSource> Pass<'a, S> {
         let mut keys = Keys::new(&options.keys);
         let checkpoint = keys.open(source, &ahead, CHECKPOINT_PATH)?;
         let newest = listing.checkpoints.last().copied().unwrap_or(0);
-        let pinned = options.pinned.as_ref().map_or(0, |pinned| pinned.size.0);
-        if checkpoint.size.0 < newest.max(pinned) {
-            let reason = format!("size {} is behind {}", checkpoint.size, newest.max(pinned));
+        let newest = kept(options).map(|(_, kept)| kept.size.0).fold(newest, u64::max);
+        if checkpoint.size.0 < newest {
+            let reason = format!("size {} is behind {newest}", checkpoint.size);
             return Err(Problem::file(CHECKPOINT_PATH, &reason));
         }
-        if options.pinned.as_ref().is_some_and(|pinned| pinned.origin != checkpoint.origin) {
-            return Err(Problem::file(CHECKPOINT_PATH, "it is not of the pinned origin"));
+        if let Some((what, _)) = kept(options).find(|(_, kept)| kept.origin != checkpoint.origin) {
+            let reason = format!("it is not of the origin of the {what} checkpoint");
+            return Err(Problem::file(CHECKPOINT_PATH, &reason));
         }
         Ok(Self {
             source,
@@ -202,9 +209,10 @@ impl<'a, S: LogSource> Pass<'a, S> {
     /// Compares the root at the present size with the checkpoints of that size.
     fn check_checkpoints(&mut self) -> Result<(), Problem> {
         let size = self.frontier.size();
-        let pinned = self.options.pinned.as_ref().filter(|pinned| pinned.size == size);
-        if pinned.is_some_and(|pinned| pinned.root != self.frontier.root()) {
-            let reason = format!("the log does not extend the pinned checkpoint of size {size}");
+        let root = self.frontier.root();
+        let mut contradicted = kept(self.options).filter(|(_, kept)| kept.size == size);
+        if let Some((what, _)) = contradicted.find(|(_, kept)| kept.root != root) {
+            let reason = format!("the log does not extend the {what} checkpoint of size {size}");
             self.conflict(Problem::file(CHECKPOINT_PATH, &reason), None);
         }
         if !self.listing.checkpoints.contains(&size.0) {

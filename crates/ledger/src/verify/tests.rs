@@ -267,6 +267,10 @@ fn a_log_forked_with_the_stolen_key_contradicts_a_pinned_checkpoint() {
     let pinned = Some(checkpoint_of(&tree_of(&honest), TreeSize(20)));
     let problem = verify_log(&files, &VerifyOptions { pinned, ..options() }, &mut |_| {});
     assert_eq!(problem.unwrap_err().object, "checkpoint");
+    let witnessed = Some(checkpoint_of(&tree_of(&honest), TreeSize(20)));
+    let problem = verify_log(&files, &VerifyOptions { witnessed, ..options() }, &mut |_| {});
+    let problem = problem.unwrap_err().to_string();
+    assert!(problem.contains("does not extend the witnessed checkpoint of size 20"), "{problem}");
     let mut stored = files;
     let note = checkpoint_of(&tree_of(&honest), TreeSize(20)).sign(&log_key()).unwrap();
     stored.0.insert("checkpoints/20".to_owned(), note.to_bytes());
@@ -282,6 +286,9 @@ fn a_log_whose_tail_was_cut_is_behind_what_was_kept() {
         let pinned = Some(checkpoint_of(&tree, TreeSize(size)));
         let result = verify_log(&files, &VerifyOptions { pinned, ..options() }, &mut |_| {});
         assert_eq!(result.is_ok(), good, "pinned at {size}");
+        let witnessed = Some(checkpoint_of(&tree, TreeSize(size)));
+        let result = verify_log(&files, &VerifyOptions { witnessed, ..options() }, &mut |_| {});
+        assert_eq!(result.is_ok(), good, "witnessed at {size}");
     }
     let mut stored = files;
     let note = checkpoint_of(&tree, TreeSize(20)).sign(&log_key()).unwrap();
