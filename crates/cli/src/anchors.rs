@@ -2,8 +2,10 @@
 //!
 //! Nothing here holds up a call: every anchor runs beside the gateway, with deadlines of its own, and one
 //! that fails is tried again later and later, at most once in its interval. What came of each is in
-//! `anchors.json`, where `countersign doctor` reads it.
+//! `anchors.json`, where `countersign doctor` reads it. Once the newest anchored checkpoint is too old, the log
+//! file says so and, if the operator wants it, calls are refused until there is a newer one.
 
+mod age;
 mod git;
 mod http;
 pub(crate) mod objects;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use countersign_console::BoxFuture;
+use countersign_gateway::Gate;
 use countersign_ledger::tree::verify_consistency;
 use countersign_ledger::{Checkpoint, Note};
 use countersign_store::{Reader, Store};
@@ -28,7 +31,7 @@ use status::Board;
 
 /// The first pause after a failure; it doubles with each further one, up to the anchor's interval.
 const BACKOFF: Duration = Duration::from_secs(5);
-/// The pause between two looks for a first checkpoint, or for one that is anchored too late.
+/// The pause between two looks for a first checkpoint, or at the age of the one that is anchored.
 const LOOK: Duration = Duration::from_secs(1);
 /// The least `max_unanchored_age` that is taken if none is configured.
 const UNANCHORED_AGE: Duration = Duration::from_secs(600);
@@ -53,9 +56,19 @@ pub(crate) fn start(
     reader: &Reader,
     config: &config::Anchors,
     paths: &Paths,
+    gate: &Gate,
 ) -> anyhow::Result<Option<JoinHandle<()>>> {
     let anchors = list(store, reader, config, paths)?;
-    let Some(shortest) = anchors.iter().map(|(_, interval)| *interval).min() else {
+    let shortest = anchors.iter().map(|(_, interval)| *interval).min();
+    let refuse_after = config.refuse_unanchored_after.map(|age| age.0);
+    if let Some(after) = refuse_after {
+        let least = shortest.context("anchors.refuse_unanchored_after needs an anchor")? * 2;
+        ensure!(
+            after >= least,
+            "anchors.refuse_unanchored_after is below two intervals, {least:?}"
+        );
+    }
+    let Some(shortest) = shortest else {
         // What an earlier gateway left is of anchors that are no more.
         let _ = std::fs::remove_file(paths.anchors());
         return Ok(None);
@@ -67,7 +80,8 @@ pub(crate) fn start(
     for (anchor, interval) in anchors {
         running.spawn(run(anchor, interval, store.clone(), Arc::clone(&board)));
     }
-    running.spawn(watch(board, oldest));
+    let watched = Watched { board, store: store.clone(), reader: reader.clone() };
+    running.spawn(watch(watched, oldest, refuse_after, gate.clone()));
     Ok(Some(tokio::spawn(async move { while running.join_next().await.is_some() {} })))
 }
 
@@ -122,7 +136,7 @@ async fn extends(
 async fn run(mut anchor: Box<dyn Anchor>, interval: Duration, store: Store, board: Arc<Board>) {
     let (name, mut failures) = (anchor.name(), 0_u32);
     loop {
-        let pause = match round(anchor.as_mut(), &store).await {
+        let pause = match round(anchor.as_mut(), &store, &board).await {
             Ok(Some(size)) => {
                 board.anchored(name, size);
                 failures = 0;
@@ -140,29 +154,67 @@ async fn run(mut anchor: Box<dyn Anchor>, interval: Duration, store: Store, boar
 }
 
 /// Anchors the published checkpoint; returns the anchored size, or `None` before the first checkpoint.
-async fn round(anchor: &mut dyn Anchor, store: &Store) -> anyhow::Result<Option<u64>> {
-    match store.published_checkpoint().await? {
-        Some((checkpoint, note)) => anchor.anchor(&checkpoint, &note).await.map(Some),
-        None => Ok(None),
-    }
+async fn round(
+    anchor: &mut dyn Anchor,
+    store: &Store,
+    board: &Board,
+) -> anyhow::Result<Option<u64>> {
+    let written = store.written();
+    let Some((checkpoint, note)) = store.published_checkpoint().await? else { return Ok(None) };
+    board.published(checkpoint.size.0, written);
+    anchor.anchor(&checkpoint, &note).await.map(Some)
 }
 
 fn backoff(failures: u32) -> Duration {
     BACKOFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)))
 }
 
-/// Says when nothing has been anchored for too long, and when that is over.
-async fn watch(board: Arc<Board>, oldest: Duration) {
+/// What the age of the newest anchored checkpoint is seen from.
+struct Watched {
+    board: Arc<Board>,
+    store: Store,
+    reader: Reader,
+}
+
+impl Watched {
+    /// Returns the age; what cannot be read now makes it no smaller.
+    async fn age(&self) -> Duration {
+        let written = self.store.written();
+        if let Ok(Some((checkpoint, _))) = self.store.published_checkpoint().await {
+            self.board.published(checkpoint.size.0, written);
+        }
+        let written = self.store.written();
+        if let Ok(size) = self.reader.size().await {
+            self.board.records(size, written);
+        }
+        self.board.age()
+    }
+}
+
+/// Says when the newest anchored checkpoint is too old, and when that is over; closes and opens the gate.
+async fn watch(watched: Watched, oldest: Duration, refuse_after: Option<Duration>, gate: Gate) {
     let mut late = false;
     loop {
         tokio::time::sleep(LOOK).await;
-        let age = board.age();
+        let age = watched.age().await;
         if (age > oldest) != late {
             late = !late;
             if late {
                 tracing::warn!(seconds = age.as_secs(), "no anchor has taken a checkpoint so long");
             } else {
                 tracing::warn!("checkpoints are anchored again");
+            }
+        }
+        let closed = refuse_after.is_some_and(|after| age > after);
+        if gate.set_closed(closed) {
+            watched.board.refusing(closed);
+            if closed {
+                tracing::error!(
+                    seconds = age.as_secs(),
+                    "calls are refused: the log is not anchored"
+                );
+            } else {
+                tracing::warn!("calls go on: the log is anchored again");
             }
         }
     }

@@ -166,8 +166,10 @@ pub(crate) struct Anchors {
     pub(crate) policy: Option<PathBuf>,
     /// The pause between two rounds of asking witnesses.
     pub(crate) interval: Pause,
-    /// The time in which no anchor took a checkpoint after which the log file says so.
+    /// The age of the newest anchored checkpoint above which the log file says so.
     pub(crate) max_unanchored_age: Option<Pause>,
+    /// The same above which calls are refused; they never are if absent.
+    pub(crate) refuse_unanchored_after: Option<Pause>,
     /// The authority that stamps checkpoints with the time.
     pub(crate) timestamp: Option<Timestamp>,
     /// The Git remote that checkpoints are pushed to.
@@ -182,6 +184,7 @@ impl Default for Anchors {
             policy: None,
             interval: each_minute(),
             max_unanchored_age: None,
+            refuse_unanchored_after: None,
             timestamp: None,
             git: None,
             object_store: None,

@@ -10,6 +10,7 @@ mod harness {
 
 mod witnessed {
     mod quorum;
+    mod refusal;
 }
 
 use std::fmt::Write as _;

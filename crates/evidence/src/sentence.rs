@@ -60,7 +60,7 @@ pub fn asked(record: &Record) -> String {
     }
 }
 
-/// Explains a code that the store gives, where no policy speaks.
+/// Explains a code by which a call is denied that policy allowed.
 #[must_use]
 pub(crate) fn claim(code: &str) -> Option<&'static str> {
     Some(match code {
@@ -76,11 +76,15 @@ pub(crate) fn claim(code: &str) -> Option<&'static str> {
         _ if code == ReasonCode::IDEMPOTENCY_RESULT_GONE.as_str() => {
             "the first call with its idempotency key was executed, and its result is no longer kept"
         }
+        _ if code == ReasonCode::AUDIT_UNAVAILABLE.as_str() => {
+            "the log had not been anchored for too long"
+        }
         _ => return None,
     })
 }
 
-/// Returns the code by which a decision lost its claim on an idempotency key, if it did.
+/// Returns the code by which a decision that policy allowed became a denial, if it did: it lost its claim on an
+/// idempotency key, or the log was not anchored.
 pub(crate) fn lost_claim(record: &Record) -> Option<&str> {
     record.list("reasons").first().copied().filter(|code| claim(code).is_some())
 }

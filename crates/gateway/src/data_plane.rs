@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use countersign_model::AgentStatus;
 use tokio::net::TcpListener;
 
+use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::mcp;
 use crate::mcp::session_owner;
@@ -40,11 +42,20 @@ pub async fn serve(
 }
 
 fn router(gateway: Arc<Gateway>) -> Router {
+    let gate = gateway.gate().clone();
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        // A gateway that listens has opened its ledger and loaded a bundle.
-        .route("/readyz", get(|| async { "ready\n" }))
+        .route("/readyz", get(move || async move { readiness(&gate) }))
         .merge(mcp::router(gateway))
+}
+
+/// A gateway that listens has opened its ledger and loaded a bundle; what else it needs is anchors, if it
+/// is told to refuse calls without.
+fn readiness(gate: &Gate) -> (StatusCode, &'static str) {
+    if gate.is_closed() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "calls are refused: the log is not anchored\n");
+    }
+    (StatusCode::OK, "ready\n")
 }
 
 /// Closes sessions that nobody uses and those of disabled agents.

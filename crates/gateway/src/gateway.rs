@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use countersign_model::{AgentName, Draft, Environment, Kind, RecordId, ServerName, TenantId};
 use countersign_store::{Clock, IdSource, Store, StoreError};
 
+use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::limits::SHUTDOWN_GRACE;
 use crate::mcp::{Parking, Sessions};
@@ -109,7 +110,8 @@ impl Gateway {
             Arc::clone(&ids),
             config.fixed_agent.clone(),
         );
-        let pipeline = Pipeline { tenant: config.tenant.clone(), rules, store, clock, ids };
+        let (tenant, gate) = (config.tenant.clone(), Gate::default());
+        let pipeline = Pipeline { tenant, rules, store, clock, ids, gate };
         Ok(Arc::new(Self {
             config,
             identity,
@@ -137,6 +139,12 @@ impl Gateway {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.pipeline.store
+    }
+
+    /// Returns the gate that every call passes.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.pipeline.gate
     }
 
     /// Returns the time in milliseconds since the Unix epoch.

@@ -19,8 +19,10 @@ pub mod watch;
 
 mod data_plane;
 mod forward;
+mod gate;
 mod questions;
 mod records;
 
 pub use data_plane::serve;
+pub use gate::Gate;
 pub use gateway::{Gateway, GatewayConfig};

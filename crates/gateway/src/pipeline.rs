@@ -35,6 +35,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::forward::{Call, Forwarded};
+use crate::gate::Gate;
 use crate::identity::Caller;
 use crate::limits::{DERIVED_WINDOW_MS, IN_FLIGHT_WAIT};
 use crate::mcp::Context;
@@ -91,6 +92,8 @@ pub struct Pipeline {
     pub clock: Arc<dyn Clock>,
     /// Fresh record ids.
     pub ids: IdSource,
+    /// Whether calls go on at all.
+    pub gate: Gate,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -119,6 +122,9 @@ impl Pipeline {
 
         if decision.verdict != Verdict::Allow {
             return Err(self.record_refusal(&request, &facts, &decision).await);
+        }
+        if self.gate.is_closed() {
+            return Err(self.refuse_unanchored(&request, &facts, &decision).await);
         }
         let receipt = match self.record_intent(&request, &facts, &decision).await? {
             Intended::Recorded(receipt) => receipt,
@@ -215,6 +221,22 @@ impl Pipeline {
         }
     }
 
+    /// Records that an allowed call is not made, because the log has not been anchored for too long.
+    async fn refuse_unanchored(
+        &self,
+        request: &CallRequest,
+        facts: &Facts,
+        decision: &Decision,
+    ) -> Refusal {
+        let draft = records::decision(facts, decision, None);
+        let mut draft = records::with_claims(draft, &request.caller.claims);
+        draft.public = records::claim_denial(&draft.public, &ReasonCode::AUDIT_UNAVAILABLE);
+        match self.store.append(draft).await {
+            Ok(_) => Refusal::Unanchored { evaluation_id: facts.evaluation_id },
+            Err(_) => not_recorded(facts, false),
+        }
+    }
+
     /// Makes the outcome durable; until then no answer leaves.
     async fn record_outcome(&self, facts: &Facts, forwarded: &Forwarded) -> Result<(), Refusal> {
         let status = forwarded.status();
@@ -273,10 +295,15 @@ impl Pipeline {
         first: &Facts,
     ) -> Result<Permit, String> {
         let (facts, decision) = self.judge(&self.rules.current(), request);
-        let draft = records::decision(&facts, &decision, Some(first.evaluation_id));
-        if decision.verdict != Verdict::Allow {
+        let mut draft = records::decision(&facts, &decision, Some(first.evaluation_id));
+        let unanchored = decision.verdict == Verdict::Allow && self.gate.is_closed();
+        if unanchored {
+            draft.public = records::claim_denial(&draft.public, &ReasonCode::AUDIT_UNAVAILABLE);
+        }
+        if unanchored || decision.verdict != Verdict::Allow {
             let recorded = self.store.append(draft).await;
             return Err(match recorded {
+                Ok(_) if unanchored => "the log is not anchored, so there is no next round".into(),
                 Ok(_) => "policy does not allow the next round".into(),
                 Err(_) => "the decision on the next round could not be recorded".into(),
             });
@@ -306,6 +333,9 @@ impl Pipeline {
         let (facts, decision) = self.judge(&self.rules.current(), request);
         if decision.verdict != Verdict::Allow {
             return Err(self.record_refusal(request, &facts, &decision).await);
+        }
+        if self.gate.is_closed() {
+            return Err(self.refuse_unanchored(request, &facts, &decision).await);
         }
         let draft = records::decision(&facts, &decision, None);
         let receipt =

@@ -44,7 +44,7 @@ pub mod code {
     pub const GONE: i64 = 1410;
     /// The upstream server did not answer.
     pub const BAD_GATEWAY: i64 = 1502;
-    /// The ledger cannot be written.
+    /// The ledger cannot be written, or is not anchored.
     pub const UNAVAILABLE: i64 = 1503;
 }
 
@@ -116,6 +116,11 @@ pub enum Refusal {
         /// Whether the call had been forwarded when recording failed.
         forwarded: bool,
     },
+    /// Policy allows the call, but the log has not been anchored for too long; recorded.
+    Unanchored {
+        /// The decision record.
+        evaluation_id: RecordId,
+    },
     /// The upstream could not be reached (nothing was sent), or did not answer; recorded.
     Upstream {
         /// The decision record.
@@ -152,6 +157,7 @@ impl Refusal {
             Self::Decided { evaluation_id, .. }
             | Self::Unknown { evaluation_id, .. }
             | Self::NotRecorded { evaluation_id, .. }
+            | Self::Unanchored { evaluation_id }
             | Self::Upstream { evaluation_id, .. }
             | Self::UpstreamError { evaluation_id, .. } => *evaluation_id,
         }
@@ -196,6 +202,14 @@ impl Refusal {
                  withheld. Do not repeat the call blindly."
                     .into(),
                 Retry::Never,
+            ),
+            Self::Unanchored { .. } => (
+                Stage::Record,
+                ReasonCode::AUDIT_UNAVAILABLE,
+                None,
+                "The log of calls has not been anchored for too long, so the call was not made."
+                    .into(),
+                Retry::After { seconds: 60 },
             ),
             Self::Upstream { sent: false, detail, .. } => (
                 Stage::Upstream,
@@ -251,7 +265,10 @@ impl Refusal {
     /// protocol wants a JSON-RPC error.
     pub fn to_tool_result(&self) -> Option<Value> {
         match self {
-            Self::Unknown { .. } | Self::NotRecorded { .. } | Self::UpstreamError { .. } => None,
+            Self::Unknown { .. }
+            | Self::NotRecorded { .. }
+            | Self::Unanchored { .. }
+            | Self::UpstreamError { .. } => None,
             Self::Decided { reason, .. } if is_conflict(&reason.code) => None,
             Self::Decided { .. } | Self::Upstream { .. } => {
                 let (stage, code, rule, text, _) = self.parts();
@@ -276,7 +293,7 @@ impl Refusal {
         let number = match self {
             Self::Unknown { what: "method", .. } => code::METHOD_NOT_FOUND,
             Self::Unknown { .. } => code::INVALID_PARAMS,
-            Self::NotRecorded { .. } => code::UNAVAILABLE,
+            Self::NotRecorded { .. } | Self::Unanchored { .. } => code::UNAVAILABLE,
             Self::Upstream { .. } => code::BAD_GATEWAY,
             Self::UpstreamError { .. } => code::INTERNAL_ERROR,
             Self::Decided { reason, .. } => match &reason.code {

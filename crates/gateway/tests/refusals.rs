@@ -43,6 +43,7 @@ fn each_refusal_has_its_answer() {
         ),
         ("unknown tool", Refusal::Unknown { evaluation_id, what: "tool" }),
         ("not recorded", Refusal::NotRecorded { evaluation_id, forwarded: false }),
+        ("unanchored", Refusal::Unanchored { evaluation_id }),
         ("outcome not recorded", Refusal::NotRecorded { evaluation_id, forwarded: true }),
         ("unreachable", Refusal::Upstream { evaluation_id, sent: false, detail: "refused".into() }),
         ("lost", Refusal::Upstream { evaluation_id, sent: true, detail: "timeout".into() }),

@@ -40,7 +40,8 @@ impl Store {
     }
 
     /// Returns how many records this process has written.
-    pub(crate) fn written(&self) -> u64 {
+    #[must_use]
+    pub fn written(&self) -> u64 {
         self.inner.written.load(Ordering::Relaxed)
     }
 }

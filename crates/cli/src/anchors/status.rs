@@ -9,6 +9,7 @@ use countersign_store::Clock as _;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::age::Age;
 use crate::clock::SystemClock;
 
 /// How one anchor fares.
@@ -23,8 +24,19 @@ pub(crate) struct Status {
     pub(crate) error: Option<String>,
 }
 
-/// Reads what a gateway left behind about its anchors, by name.
-pub(crate) fn read(path: &Path) -> BTreeMap<String, Status> {
+/// How all of them fare.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Statuses {
+    /// By name.
+    #[serde(flatten)]
+    pub(crate) anchors: BTreeMap<String, Status>,
+    /// Whether calls are refused because none of them has taken a checkpoint for too long.
+    #[serde(default)]
+    pub(crate) refusing: bool,
+}
+
+/// Reads what a gateway left behind about its anchors.
+pub(crate) fn read(path: &Path) -> Statuses {
     let text = std::fs::read(path).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
 }
@@ -36,30 +48,52 @@ pub(super) struct Board {
 }
 
 struct State {
-    anchors: BTreeMap<String, Status>,
-    anchored: Instant,
+    statuses: Statuses,
+    age: Age,
 }
 
 impl Board {
     /// Makes the board of these anchors; what an earlier gateway anchored stays anchored.
     pub(super) fn new(path: PathBuf, names: &[&'static str]) -> Self {
-        let mut anchors = read(&path);
+        let Statuses { mut anchors, .. } = read(&path);
         anchors.retain(|name, _| names.contains(&name.as_str()));
         anchors.values_mut().for_each(|status| status.error = None);
-        Self { path, state: Mutex::new(State { anchors, anchored: Instant::now() }) }
+        let statuses = Statuses { anchors, refusing: false };
+        let board =
+            Self { path, state: Mutex::new(State { statuses, age: Age::new(Instant::now()) }) };
+        board.write(&board.lock());
+        board
     }
 
-    /// Returns the time since any anchor took a checkpoint, or since the start.
+    /// Returns the age of the newest anchored checkpoint.
     pub(super) fn age(&self) -> Duration {
-        self.lock().anchored.elapsed()
+        self.lock().age.at(Instant::now())
+    }
+
+    /// Notes that a checkpoint is published; `written` was read before it.
+    pub(super) fn published(&self, size: u64, written: u64) {
+        self.lock().age.published(size, written, Instant::now());
+    }
+
+    /// Notes how many records there are, in the log and of this gateway.
+    pub(super) fn records(&self, size: u64, written: u64) {
+        self.lock().age.records(size, written, Instant::now());
+    }
+
+    /// Notes that calls are refused, or are not any more.
+    pub(super) fn refusing(&self, refusing: bool) {
+        let mut state = self.lock();
+        state.statuses.refusing = refusing;
+        self.write(&state);
     }
 
     /// Notes that an anchor took the first `size` records.
     pub(super) fn anchored(&self, name: &'static str, size: u64) {
         let mut state = self.lock();
-        state.anchored = Instant::now();
+        state.age.anchored(size);
         let (size, time_ms) = (Some(size), Some(SystemClock.now_ms()));
-        let before = state.anchors.insert(name.to_owned(), Status { size, time_ms, error: None });
+        let status = Status { size, time_ms, error: None };
+        let before = state.statuses.anchors.insert(name.to_owned(), status);
         if before.is_some_and(|before| before.error.is_some()) {
             tracing::warn!(anchor = name, size, "the log is anchored again");
         }
@@ -69,7 +103,7 @@ impl Board {
     /// Notes that an anchor failed, and why.
     pub(super) fn failed(&self, name: &'static str, error: &str) {
         let mut state = self.lock();
-        let status = state.anchors.entry(name.to_owned()).or_default();
+        let status = state.statuses.anchors.entry(name.to_owned()).or_default();
         // Said once: the next reason may differ from this one in no more than a time.
         if status.error.replace(error.to_owned()).is_none() {
             tracing::warn!(anchor = name, "the log is not anchored: {error}");
@@ -84,7 +118,7 @@ impl Board {
     /// Leaves the state for `doctor`. Nothing depends on it, so it need not be durable.
     fn write(&self, state: &State) {
         let beside = self.path.with_extension("json.new");
-        let text = serde_json::to_vec(&state.anchors).map_err(std::io::Error::other);
+        let text = serde_json::to_vec(&state.statuses).map_err(std::io::Error::other);
         let written = text
             .and_then(|text| std::fs::write(&beside, text))
             .and_then(|()| std::fs::rename(&beside, &self.path));

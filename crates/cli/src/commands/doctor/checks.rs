@@ -214,7 +214,7 @@ fn clock(now_ms: i64, last_ms: Option<i64>) -> Finding {
 
 /// Says how the anchors of the gateway fare, or fared when it ran last.
 pub(super) fn anchors(paths: &Paths) -> Vec<Finding> {
-    let found = status::read(&paths.anchors());
+    let status::Statuses { anchors, refusing } = status::read(&paths.anchors());
     let finding = |(name, status): (&String, &status::Status)| {
         let last = match (status.size, status.time_ms) {
             (Some(size), Some(ms)) => {
@@ -232,7 +232,12 @@ pub(super) fn anchors(paths: &Paths) -> Vec<Finding> {
             }
         }
     };
-    found.iter().map(finding).collect()
+    let refusing = refusing.then(|| {
+        let says = "calls are refused: no anchor has taken a checkpoint for anchors.refuse_unanchored_after";
+        let remedy = "mend an anchor; calls go on by themselves (docs/guides/anchors.md)";
+        Finding::error("anchors", says, remedy)
+    });
+    anchors.iter().map(finding).chain(refusing).collect()
 }
 
 pub(super) fn policy(paths: &Paths) -> Finding {
