@@ -99,7 +99,7 @@ fn list(
         anchors.push((Box::new(witnesses), config.interval.0));
     }
     if let Some(timestamp) = &config.timestamp {
-        let authority = timestamp::Authority::new(store, timestamp, root, &http)?;
+        let authority = timestamp::Authority::new(store, timestamp, paths, &http)?;
         anchors.push((Box::new(authority), timestamp.interval.0));
     }
     if let Some(git) = &config.git {

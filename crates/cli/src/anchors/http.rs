@@ -50,15 +50,19 @@ impl Http {
     }
 }
 
+/// Returns an answer that is `200 OK`; any other is an error that shows its beginning.
+pub(super) fn accepted((status, answer): (StatusCode, Bytes)) -> anyhow::Result<Bytes> {
+    if status != StatusCode::OK {
+        let text = String::from_utf8_lossy(&answer);
+        let said: String = text.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+        bail!("it answered {status}: {said}");
+    }
+    Ok(answer)
+}
+
 /// Reads a URL of the configuration.
 pub(super) fn url(text: &str) -> anyhow::Result<Uri> {
     let url = text.parse::<Uri>().ok();
     let url = url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
     url.with_context(|| format!("`{text}` is no http or https URL"))
-}
-
-/// Gives the beginning of what was answered, fit to be shown.
-pub(super) fn said(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer);
-    text.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
 }

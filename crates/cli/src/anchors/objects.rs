@@ -21,7 +21,7 @@ use countersign_ledger::verify::{
 use countersign_ledger::{Checkpoint, Note, TreeSize};
 use countersign_store::Store;
 use futures_util::TryStreamExt as _;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -173,10 +173,6 @@ impl Copy {
                 ensure!(same, "`{path}` of the copy has other content than the log");
                 Ok(())
             }
-            // Some stores cannot tell; their versions and locks keep what was there.
-            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
-                self.put(path, bytes, PutMode::Overwrite).await
-            }
             put => put.map_err(|error| explained(path, &error)),
         }
     }
@@ -280,6 +276,12 @@ fn open(config: &config::Objects) -> anyhow::Result<Box<dyn ObjectStore>> {
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
+    // Without conditional writes nobody would see that something is overwritten.
+    let conditional = builder.get_config_value(&AmazonS3ConfigKey::ConditionalPut);
+    ensure!(
+        conditional.is_none_or(|mode| mode != S3ConditionalPut::Disabled.to_string()),
+        "AWS_CONDITIONAL_PUT is `disabled`, and the copy needs writes that replace nothing"
+    );
     // Without any of them the client would look for a service of the machine, which may be somebody else's.
     ensure!(
         CREDENTIALS.iter().any(|key| builder.get_config_value(key).is_some()),

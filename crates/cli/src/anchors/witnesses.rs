@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use countersign_console::BoxFuture;
 use countersign_ledger::note::Signature;
 use countersign_ledger::policy::PolicyWitness;
@@ -18,7 +18,7 @@ use hyper::{Request, StatusCode, Uri};
 use tokio::task::JoinSet;
 
 use super::Anchor;
-use super::http::{Http, said, url};
+use super::http::{Http, accepted, url};
 
 /// Size limit of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -143,15 +143,13 @@ impl Asked {
         {
             return Ok(cosignature.clone());
         }
-        let (mut status, mut answer) = self.submit(store, checkpoint, note).await?;
-        if status == StatusCode::CONFLICT {
+        let mut answered = self.submit(store, checkpoint, note).await?;
+        if let (StatusCode::CONFLICT, size) = &answered {
             // The witness says what it cosigned last; that it names the size twice ends the matter.
-            self.last = (cosigned_size(&answer, checkpoint.size)?, None);
-            (status, answer) = self.submit(store, checkpoint, note).await?;
+            self.last = (cosigned_size(size, checkpoint.size)?, None);
+            answered = self.submit(store, checkpoint, note).await?;
         }
-        if status != StatusCode::OK {
-            bail!("it answered {status}: {}", said(&answer));
-        }
+        let answer = accepted(answered)?;
         let cosignature = read_answer(&answer, note.text(), &self.key)
             .context("its answer does not verify by its key in the policy")?;
         store.put_cosignature(checkpoint.size, &cosignature).await?;

@@ -73,3 +73,19 @@ async fn r_065_a_copy_that_is_ahead_stays_as_it_is() {
     assert_eq!(std::fs::read(objects.join("checkpoint")).unwrap(), before);
     gateway.stop();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_would_overwrite_unseen_is_refused() {
+    let world = World::new(
+        "\n[anchors.object_store]\nurl = \"s3://bucket\"\nendpoint = \"http://127.0.0.1:1\"\n",
+    )
+    .await;
+    let mut serve = world.project.command(&["serve"]);
+    serve.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b");
+    let output = serve.env("AWS_CONDITIONAL_PUT", "disabled").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("AWS_CONDITIONAL_PUT is `disabled`"),
+        "{said}"
+    );
+}

@@ -78,6 +78,9 @@ async fn r_065_checkpoints_are_time_stamped_and_checked_offline() {
     let mut size = first;
     // While the authority misbehaves, calls go through, nothing is kept, and the reason is shown.
     let tokens = || std::fs::read_dir(world.log().join("timestamps")).unwrap().count();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let asked = server.asked.load(Ordering::Relaxed);
+    assert_eq!(asked, tokens(), "a checkpoint was stamped twice");
     for (behaviour, error) in [
         (Behaviour::AnswersTo(other), "the imprint differs"),
         (Behaviour::Says(StatusCode::OK, b"<html>".to_vec()), "not encoded as RFC 3161"),
@@ -86,6 +89,8 @@ async fn r_065_checkpoints_are_time_stamped_and_checked_offline() {
         (Behaviour::Stalls, "did not answer within"),
     ] {
         server.now(behaviour);
+        // What has a token already is not asked about.
+        world.call(&gateway, &format!("before {error}")).await;
         world.failed("timestamp", error).await;
         let before = tokens();
         world.call(&gateway, error).await;
