@@ -1,6 +1,7 @@
 //! Timestamps of a real authority, `openssl ts`, behind a small HTTP server.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -128,7 +129,18 @@ async fn r_065_checkpoints_are_time_stamped_and_checked_offline() {
     let (sound, said) = world.run(&of_package);
     assert!(sound && said.contains("no roots were given"), "{said}");
 
-    // A token that is changed, of another checkpoint, or whose checkpoint is gone, fails by its name.
+    damaged_tokens_fail_by_their_names(&world, &log, &check, first, size);
+    say(&format!("{} tokens, the last of {size} records", tokens()));
+}
+
+fn damaged_tokens_fail_by_their_names(
+    world: &World,
+    log: &Path,
+    check: &[&str],
+    first: u64,
+    size: u64,
+) {
+    // One that is changed, of another checkpoint, or whose checkpoint is gone.
     let token = log.join(format!("timestamps/{size}.tsr"));
     let good = std::fs::read(&token).unwrap();
     let (mut flipped, last) = (good.clone(), good.len() - 1);
@@ -136,14 +148,13 @@ async fn r_065_checkpoints_are_time_stamped_and_checked_offline() {
     let earlier = std::fs::read(log.join(format!("timestamps/{first}.tsr"))).unwrap();
     for bad in [flipped, earlier, Vec::new()] {
         std::fs::write(&token, bad).unwrap();
-        let (sound, said) = world.run(&check);
+        let (sound, said) = world.run(check);
         assert!(!sound && said.contains(&format!("FAILED: `timestamps/{size}.tsr`")), "{said}");
     }
     std::fs::write(&token, good).unwrap();
     std::fs::remove_file(log.join(format!("checkpoints/{size}"))).unwrap();
-    let (sound, said) = world.run(&check);
+    let (sound, said) = world.run(check);
     assert!(!sound && said.contains(&format!("`checkpoints/{size}` is missing")), "{said}");
-    say(&format!("{} tokens, the last of {size} records", tokens()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,43 +120,55 @@ fn by_the_witness(world: &World, witnessed: &Value) {
     assert!(time.starts_with("20") && time.ends_with('Z'), "{time}");
 }
 
+/// What is said of the policy that asks for both witnesses.
+const MISSING: &str = "missing 1 of away (group `all2`); cosigned by mine";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r_065_an_auditor_sees_that_the_quorum_of_his_policy_cosigned() {
     let world = World::new().await;
     let one = world.policy("one", "group any1 any mine away\nquorum any1");
     let both = world.policy("both", "group all2 all mine away\nquorum all2");
-    let missing = "missing 1 of away (group `all2`); cosigned by mine";
+    a_record_is_witnessed(&world, &one, &both);
+    a_log_is_witnessed(&world, &one, &both);
+    packages_are_witnessed(&world, &one, &both);
+    a_forged_or_withheld_cosignature_is_none(&world, &one);
+}
 
-    // A record.
+fn a_record_is_witnessed(world: &World, one: &Path, both: &Path) {
     let record = world.path("record.json");
     let shown = world.run(&["show", &world.record, "--proof", text(&record)]);
     assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
     let file: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
     let proof = TlogProof::parse(file["proof"].as_str().unwrap()).unwrap();
     assert_eq!(proof.checkpoint.signatures().len(), 2, "the log's and the witness's");
-    let verified = world.json(&["--record", text(&record), "--policy", text(&one)]);
-    by_the_witness(&world, &verified["record"]["record"]["witnessed"]);
-    by_the_witness(&world, &verified["record"]["outcomes"][0]["witnessed"]);
-    let said = world.verify(&["--record", text(&record), "--policy", text(&one)], true);
+    let verified = world.json(&["--record", text(&record), "--policy", text(one)]);
+    by_the_witness(world, &verified["record"]["record"]["witnessed"]);
+    by_the_witness(world, &verified["record"]["outcomes"][0]["witnessed"]);
+    let said = world.verify(&["--record", text(&record), "--policy", text(one)], true);
     assert!(said.contains("  cosigned by            mine at 20"), "{said}");
-    let said = world.verify(&["--record", text(&record), "--policy", text(&both)], false);
-    assert!(said.contains(missing) && said.contains(" records: "), "{said}");
+    let said = world.verify(&["--record", text(&record), "--policy", text(both)], false);
+    assert!(said.contains(MISSING) && said.contains(" records: "), "{said}");
     world.verify(&["--record", text(&record), "--vkey", &key_of(&world.project).to_string()], true);
+}
 
-    // The log, to which the stop of the gateway was added after the last cosignature.
+/// The stop of the gateway was added to the log after the last cosignature.
+fn a_log_is_witnessed(world: &World, one: &Path, both: &Path) {
     let log = world.project.data().join("log");
     let newest = *world.cosigned().last().unwrap();
-    let verified = world.json(&["--log", text(&log), "--policy", text(&one)]);
-    by_the_witness(&world, &verified["witnessed"]);
+    let verified = world.json(&["--log", text(&log), "--policy", text(one)]);
+    by_the_witness(world, &verified["witnessed"]);
     assert_eq!(verified["witnessed"]["size"], newest);
     let size = verified["log"]["size"].as_u64().unwrap();
     assert!(size > newest);
     assert_eq!(verified["witnessed"]["records_after"], size - newest);
-    let said = world.verify(&["--log", text(&log), "--policy", text(&both)], false);
-    assert!(said.contains(&format!("`cosigned/{newest}`")) && said.contains(missing), "{said}");
-    world.verify(&["--policy", text(&one)], true);
+    let said = world.verify(&["--log", text(&log), "--policy", text(both)], false);
+    assert!(said.contains(&format!("`cosigned/{newest}`")) && said.contains(MISSING), "{said}");
+    world.verify(&["--policy", text(one)], true);
+}
 
-    // A package ends at what was cosigned if the period was over by then, and else says so.
+/// A package ends at what was cosigned if the period was over by then, and else says so.
+fn packages_are_witnessed(world: &World, one: &Path, both: &Path) {
+    let newest = *world.cosigned().last().unwrap();
     let package = |name: &str, more: &[&str]| {
         let out = world.path(name);
         let args = ["evidence", "package", "--from", "2020-01-01", "--out", text(&out), "--json"];
@@ -167,20 +179,24 @@ async fn r_065_an_auditor_sees_that_the_quorum_of_his_policy_cosigned() {
     let (past, at) = (["--to", "2021-01-01"], newest.to_string());
     for (name, more) in [("past", &past[..]), ("at", &["--to", "2100-01-01", "--at", &at])] {
         let folder = package(name, more);
-        let verified = world.json(&["--package", text(&folder), "--policy", text(&one)]);
-        by_the_witness(&world, &verified["package"]["witnessed"]);
+        let verified = world.json(&["--package", text(&folder), "--policy", text(one)]);
+        by_the_witness(world, &verified["package"]["witnessed"]);
         assert_eq!(verified["package"]["manifest"]["checkpoint_end"]["size"], newest, "{name}");
-        let said = world.verify(&["--package", text(&folder), "--policy", text(&both)], false);
-        assert!(said.contains("FAILED: `log/checkpoint`") && said.contains(missing), "{said}");
+        let said = world.verify(&["--package", text(&folder), "--policy", text(both)], false);
+        assert!(said.contains("FAILED: `log/checkpoint`") && said.contains(MISSING), "{said}");
         let again = package(&format!("{name}2"), more);
         let read = |folder: &Path| std::fs::read(folder.join("manifest.json")).unwrap();
         assert_eq!(read(&folder), read(&again), "{name}");
     }
     let open = package("open", &["--to", "2100-01-01"]);
-    let said = world.verify(&["--package", text(&open), "--policy", text(&one)], false);
+    let said = world.verify(&["--package", text(&open), "--policy", text(one)], false);
     assert!(said.contains("cosigned by none"), "{said}");
     world.verify(&["--package", text(&open), "--vkey", &key_of(&world.project).to_string()], true);
+}
 
+fn a_forged_or_withheld_cosignature_is_none(world: &World, one: &Path) {
+    let log = world.project.data().join("log");
+    let newest = *world.cosigned().last().unwrap();
     // A cosignature over another checkpoint, or with another time, is none.
     let file = log.join(format!("cosigned/{newest}"));
     let good = std::fs::read_to_string(&file).unwrap();
@@ -190,10 +206,10 @@ async fn r_065_an_auditor_sees_that_the_quorum_of_his_policy_cosigned() {
     let old = std::fs::read(log.join(format!("cosigned/{old}"))).unwrap();
     later.add(Note::parse(&old).unwrap().signatures()[1].clone());
     std::fs::write(&file, later.to_bytes()).unwrap();
-    let policy = Policy::parse(&std::fs::read_to_string(&one).unwrap()).unwrap();
+    let policy = Policy::parse(&std::fs::read_to_string(one).unwrap()).unwrap();
     let refused = policy.satisfied(&later.to_bytes()).unwrap_err();
     assert!(matches!(refused, Unsatisfied::Checkpoint(_)), "{refused}");
-    let verified = world.json(&["--log", text(&log), "--policy", text(&one)]);
+    let verified = world.json(&["--log", text(&log), "--policy", text(one)]);
     assert!(verified["witnessed"]["size"].as_u64().unwrap() < newest);
 
     // Whoever has the log's key and cuts it off below what was cosigned is caught by the witness.
@@ -206,7 +222,7 @@ async fn r_065_an_auditor_sees_that_the_quorum_of_his_policy_cosigned() {
         }
     }
     world.verify(&["--log", text(&log), "--vkey", &key_of(&world.project).to_string()], true);
-    let said = world.verify(&["--log", text(&log), "--policy", text(&one)], false);
+    let said = world.verify(&["--log", text(&log), "--policy", text(one)], false);
     assert!(said.contains(&format!("is behind {newest}")), "{said}");
 }
 
