@@ -447,6 +447,7 @@ fn print_log(log: &CheckedLog, out: &mut impl Write) -> fmt::Result {
         print_witnesses(witnessed, out)?;
         match log.after(witnessed) {
             0 => {}
+            1 => line(out, "  not witnessed", "the last record")?,
             after => line(out, "  not witnessed", format!("the last {after} records"))?,
         }
     }

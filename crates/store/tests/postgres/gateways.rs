@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use countersign_ledger::verify::{VerifyOptions, verify_log};
-use countersign_ledger::{LeafIndex, VerifierKey};
+use countersign_ledger::{LeafIndex, SigningKey, TlogProof, VerifierKey};
 use countersign_model::{Draft, Kind, NewAgent, OutcomeStatus};
 use countersign_store::{
     CommitWarnings, Committed, Database, PublishedLog, Query, Reader, SignerFolder, Store,
@@ -666,11 +666,19 @@ async fn a_gateway_keeps_what_others_sign() {
     store.append(note(&site, 1)).await.unwrap();
     store.publish_now().await.unwrap();
     let (checkpoint, signed) = store.published_checkpoint().await.unwrap().unwrap();
-    let cosignature = signed.signatures().first().unwrap();
+    let witness = SigningKey::cosigner_from_seed("witness.example/w1", &[1; 32]).unwrap();
+    let cosignature = witness.cosign(signed.text(), 77).unwrap();
     for _ in 0..2 {
-        store.put_cosignature(checkpoint.size, cosignature).await.unwrap();
+        store.put_cosignature(checkpoint.size, &cosignature).await.unwrap();
     }
     assert_eq!(site.sql("SELECT count(*) FROM countersign.anchor"), "1");
+    let reader = Reader::of(&site.folder("g1"), &site.config("g1")).await.unwrap();
+    let newest = reader.cosigned_checkpoint().await.unwrap().unwrap();
+    let proof = reader.inclusion_proof(LeafIndex(0)).await.unwrap();
+    for note in [newest, TlogProof::parse(&proof).unwrap().checkpoint] {
+        assert_eq!(note.signatures().last(), Some(&cosignature), "{note}");
+    }
+    reader.close().await;
     let epochs = site.sql("SELECT count(DISTINCT epoch) FROM countersign.intake");
     store.append(note(&site, 2)).await.unwrap();
     assert_eq!(site.sql("SELECT count(DISTINCT epoch) FROM countersign.intake"), epochs);
