@@ -306,7 +306,7 @@ impl Batch<'_> {
         Ok(self.append(prepared).await?.map(Done::Recorded))
     }
 
-    /// Gives a record its place; [`Batch::finish`] writes it.
+    /// Gives a record its place; [`Batch::commit`] writes it.
     async fn append(&mut self, prepared: &mut Prepared) -> Refusable<Appended> {
         let tenant = self.tenant;
         let time = self.head.time.next(self.now);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use countersign_model::TenantId;
 
-use crate::clock::{Clock, IdSource};
 use crate::Retention;
+use crate::clock::{Clock, IdSource};
 use crate::limits::{COMMIT_DEADLINE_MS, HEARTBEAT_MS, QUEUE_RECORDS_MAX};
 
 /// Where the tables are.

@@ -161,8 +161,10 @@ impl Writer {
             if first.is_none() {
                 self.beat().await;
             }
-            // Whoever is about to send gets to: what it sends then costs no commit of its own.
-            tokio::task::yield_now().await;
+            if let Place::Servers { .. } = self.context.place {
+                // Whoever is about to send gets to: what it sends then costs no commit of its own.
+                tokio::task::yield_now().await;
+            }
             let (jobs, other) = collect(first, &mut queue);
             self.serve(jobs).await;
             match other {

@@ -127,7 +127,7 @@ impl Conn {
         }
     }
 
-    /// Closes without any further word to the database.
+    /// Closes after an error: PostgreSQL hears nothing further, SQLite rolls back.
     pub(crate) async fn close_hard(self) {
         match self {
             Self::Sqlite(conn) => drop(conn),

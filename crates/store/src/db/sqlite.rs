@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use rusqlite::{CachedStatement, Connection, OpenFlags};
 use sqlx::ConnectOptions as _;
+use sqlx::error::{DatabaseError, ErrorKind};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use super::Column;
@@ -243,7 +244,37 @@ fn bound<'c>(
     Ok(statement)
 }
 
+/// An error of the writing connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Failure {
+    text: String,
+    source: rusqlite::Error,
+}
+
+impl DatabaseError for Failure {
+    fn message(&self) -> &str {
+        &self.text
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
+}
+
 /// Wraps an error of the writing connection in the type that those of all others have.
-pub(crate) fn failed(error: rusqlite::Error) -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::other(error))
+pub(crate) fn failed(source: rusqlite::Error) -> sqlx::Error {
+    sqlx::Error::Database(Box::new(Failure { text: source.to_string(), source }))
 }

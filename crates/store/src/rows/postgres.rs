@@ -1,5 +1,6 @@
 //! One statement with an array for each column.
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnection;
 
 use super::{Rows, Stream};
@@ -34,6 +35,16 @@ WITH fence AS (
 )
 SELECT count(*) / CASE WHEN count(*) = 0 OR (SELECT count(*) FROM ended) = cardinality($22)
                   THEN 1 ELSE 0 END FROM fence";
+
+/// Says what a division by zero means here.
+fn not_open(error: sqlx::Error) -> sqlx::Error {
+    match error.as_database_error().and_then(DatabaseError::code).as_deref() {
+        Some("22012") => {
+            sqlx::Error::Protocol("a call that ends is not open in the database".into())
+        }
+        _ => error,
+    }
+}
 
 impl Rows {
     pub(super) async fn write_postgres(
@@ -91,7 +102,8 @@ impl Rows {
             .bind(call_sums)
             .bind(ended)
             .fetch_all(conn)
-            .await?;
+            .await
+            .map_err(not_open)?;
         if fenced != [1] {
             return Err(sqlx::Error::Protocol(
                 "another process writes this gateway's stream".into(),
