@@ -86,14 +86,16 @@ impl Agents {
         let mut ends = Vec::new();
         while !self.done.load(Ordering::Relaxed) {
             let key = format!("agent-{number}-call-{}", ends.len());
-            let end = timeout(ANSWER_TIMEOUT, self.settle(&key, &mut random)).await;
-            ends.push((key.clone(), end.unwrap_or_else(|_| panic!("`{key}` was never settled"))));
+            let mut heard = String::from("nothing");
+            let end = timeout(ANSWER_TIMEOUT, self.settle(&key, &mut random, &mut heard)).await;
+            let never = |_| panic!("`{key}` was never settled; what it heard last: {heard}");
+            ends.push((key.clone(), end.unwrap_or_else(never)));
         }
         ends
     }
 
-    /// Repeats a call with the same key until its end is known.
-    async fn settle(&self, key: &str, random: &mut Random) -> End {
+    /// Repeats a call with the same key until its end is known; keeps what it heard last.
+    async fn settle(&self, key: &str, random: &mut Random, heard: &mut String) -> End {
         let mut url = self.url.clone();
         loop {
             let now = url.borrow_and_update().clone();
@@ -118,6 +120,7 @@ impl Agents {
                 let _ = timeout(Duration::from_millis(500), url.changed()).await;
                 continue;
             };
+            *heard = format!("{answer:?} from {now}");
             match end(&answer) {
                 Some(end) => return end,
                 None => self.refused.fetch_add(1, Ordering::Relaxed),
