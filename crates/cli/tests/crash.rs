@@ -40,6 +40,9 @@ const HANG_UP: u64 = 20;
 const SERVER_TIME: Duration = Duration::from_millis(15);
 /// How long an agent may have to repeat itself until it knows where it stands.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an agent waits for one answer: another program may have got a dead gateway's address, and
+/// never answer.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest time that a restart may take after a crash.
 const RESTART_MAX: Duration = Duration::from_secs(10);
 
@@ -112,7 +115,7 @@ impl Agents {
                 };
                 answer
             } else {
-                attempt.await
+                timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|late| Err(late.into()))
             };
             let Ok(answer) = answer else {
                 self.broken.fetch_add(1, Ordering::Relaxed);
