@@ -129,7 +129,13 @@ fn an_installation_moves_to_postgresql_and_goes_on() {
     assert_eq!(moved["rows"]["leaf"], leaves);
     assert_eq!(moved["published"].as_u64().unwrap(), leaves + 1);
     let again = project.refused(&migrate);
-    assert!(again.contains("is not empty there"), "{again}");
+    assert!(again.contains("is not empty there") && again.contains("set store.url"), "{again}");
+    // The old file goes on for nobody, even before store.url is set; it can still be read.
+    let old = project.refused(&["serve", "--json"]);
+    assert!(old.contains("moved to `postgres://127.0.0.1:") && old.contains("store.url"), "{old}");
+    let marker = std::fs::read_to_string(data.join("moved.json")).unwrap();
+    assert!(marker.contains(moved["root"].as_str().unwrap()), "{marker}");
+    assert!(project.run(&["log", "checkpoint"]).contains(&(leaves + 1).to_string()));
 
     let config = project.root.join("countersign.toml");
     let text = std::fs::read_to_string(&config).unwrap();

@@ -49,6 +49,17 @@ pub enum StoreError {
         /// Leaves in the database.
         here: u64,
     },
+    /// `migrate` has moved the ledger from SQLite, or began to and was broken off: it must not go on here.
+    #[error(
+        "the ledger of {size} records moved to `{to}` or may have, says `moved.json` in the data folder: set \
+         store.url and start the gateway; if `countersign migrate` broke off, run it again first"
+    )]
+    Elsewhere {
+        /// The databases.
+        to: String,
+        /// Leaves that moved.
+        size: u64,
+    },
     /// What was published or signed is not a prefix of the tree in the database.
     #[error("{what} of size {size} has another root than the database")]
     Forked {

@@ -5,14 +5,17 @@
 //! files of the data folder and stay there.
 //!
 //! Everything is written in one transaction, which is committed once the tree derived from the copied
-//! bodies is the one that was there: a target is empty or whole.
+//! bodies is the one that was there: a target is empty or whole. A marker in the data folder is written before
+//! the commit, and from then on nobody writes the ledger in SQLite, unless the commit was undone.
 //!
 //! Out of scope: the way back.
 
 mod copy;
+mod moved;
 mod tables;
 mod target;
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,6 +33,8 @@ use crate::publish::Publisher;
 use crate::store::{keys_folder, lock};
 use crate::subject::RANGE_SLOTS;
 use crate::{Store, StoreError, fsck};
+use moved::Marker;
+pub(crate) use moved::must_be_here;
 use tables::TABLES;
 
 /// Longest time that PostgreSQL has for one statement.
@@ -95,10 +100,14 @@ pub enum MigrateError {
         /// Where.
         what: String,
     },
-    /// The connection broke during the commit.
-    #[error(
-        "it is not known whether the ledger was moved; run this again, which refuses if it was: {0}"
-    )]
+    /// An earlier move, whose end is not known, went to another place.
+    #[error("an earlier move to `{to}` may have been done, says `moved.json` in the data folder")]
+    Elsewhere {
+        /// The databases that the marker names.
+        to: String,
+    },
+    /// The connection broke during the commit. The ledger in SQLite does not open until it is known.
+    #[error("it is not known whether the ledger was moved: {0}")]
     Unknown(#[source] sqlx::Error),
     /// The ledger is whole in its new place, where it may say nothing of the move.
     #[error("the ledger was moved, but its first record or checkpoint there failed: {0}")]
@@ -133,7 +142,9 @@ fn counter(step: Step, all: u64, progress: Progress<'_>) -> impl FnMut(u64) + Se
 
 /// Moves the ledger of a data folder to the PostgreSQL that `config` names, for the tenant and under the
 /// gateway's name there, and records that it did. Nothing in the data folder changes but what a start of a
-/// gateway changes too.
+/// gateway changes too, and that from then on the ledger in SQLite cannot be opened for writing.
+///
+/// After a move that was broken off it looks whether the ledger is there, and records it then.
 ///
 /// # Errors
 /// [`MigrateError`]; [`StoreError::Locked`] if a process uses the folder, [`StoreError::Behind`] and
@@ -148,6 +159,15 @@ pub async fn migrate(
     };
     let (servers, tenant) = (Servers::parse(urls, config.tenant.as_str())?, config.tenant.as_str());
     let locked = lock(folder)?;
+    let to = moved::places(urls)?;
+    if let Some(marker) = Marker::read(folder)? {
+        if marker.to != to {
+            return Err(MigrateError::Elsewhere { to: marker.to.join(", ") });
+        }
+        if let Some(rows) = target::arrived(&servers, tenant, &marker).await? {
+            return Migrated::new(marker, rows, config).record(locked, folder, config).await;
+        }
+    }
     // Before the check, which may take long; the connection would break meanwhile.
     drop(target::connect(&servers, tenant).await?);
     let mut source = Source::open(folder, config, &mut *progress).await?;
@@ -155,16 +175,38 @@ pub async fn migrate(
     target::make_tables(&servers).await?;
     let rows = source.copy(&mut target, config, progress).await?;
     let Source { conn, frontier, .. } = source;
+    let marker = Marker { to, size: frontier.size().0, root: frontier.root().to_string() };
+    commit(&mut target, &marker, folder).await?;
     for conn in [conn, target] {
         conn.close_hard().await;
     }
-    drop(locked);
-    let (leaves, root) = (frontier.size().0, frontier.root().to_string());
-    let moved = Migrated { leaves, root, rows, record_id: RecordId((config.ids)()), published: 0 };
-    match moved.record(folder, config).await {
-        Ok(published) => Ok(Migrated { published, ..moved }),
-        Err(error) => Err(MigrateError::NotRecorded(error)),
+    Migrated::new(marker, rows, config).record(locked, folder, config).await
+}
+
+/// Commits what was copied; before, the marker closes the ledger in SQLite.
+async fn commit(target: &mut Conn, marker: &Marker, folder: &Path) -> Result<(), MigrateError> {
+    if let Err(error) = marker.write(folder) {
+        let _ = within(target.roll_back()).await;
+        let _ = Marker::remove(folder);
+        return Err(error.into());
     }
+    match timeout(STATEMENT_GIVEN_UP, target.commit()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if undone(&error) => {
+            Marker::remove(folder)?;
+            Err(error.into())
+        }
+        Ok(Err(error)) => Err(MigrateError::Unknown(error)),
+        Err(_) => Err(MigrateError::Unknown(sqlx::Error::Protocol("it takes too long".into()))),
+    }
+}
+
+/// Whether the server answered a commit with an error that means that nothing of it is left: an integrity
+/// constraint violation or a transaction rollback, but not "statement completion unknown" (PostgreSQL's
+/// documentation, appendix A). A connection that is terminated may have committed.
+fn undone(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code != "40003" && (code.starts_with("23") || code.starts_with("40")))
 }
 
 /// The ledger in SQLite; the data folder is locked, so that nobody writes it meanwhile.
@@ -210,7 +252,7 @@ impl Source {
         Ok(Self { conn, rows, coord, frontier })
     }
 
-    /// Copies and verifies everything in one transaction; returns the rows of each table.
+    /// Copies and verifies everything in one transaction, which stays open; returns the rows of each table.
     async fn copy(
         &mut self,
         target: &mut Conn,
@@ -223,13 +265,8 @@ impl Source {
         if copied.is_err() {
             // What failed says more than a connection that is broken too.
             let _ = within(target.roll_back()).await;
-            return copied;
         }
-        match timeout(STATEMENT_GIVEN_UP, target.commit()).await {
-            Ok(Ok(())) => copied,
-            Ok(Err(error)) => Err(MigrateError::Unknown(error)),
-            Err(_) => Err(MigrateError::Unknown(sqlx::Error::Protocol("it takes too long".into()))),
-        }
+        copied
     }
 
     async fn copy_tables(
@@ -267,10 +304,34 @@ impl Source {
 }
 
 impl Migrated {
-    /// Opens the ledger in its new place, as a gateway does, and records where it comes from; returns how
-    /// much of it is signed then.
-    async fn record(&self, folder: &Path, config: &StoreConfig) -> Result<u64, StoreError> {
-        let store = Store::open(folder, config.clone()).await?;
+    fn new(marker: Marker, rows: Vec<(&'static str, u64)>, config: &StoreConfig) -> Self {
+        let Marker { size: leaves, root, .. } = marker;
+        Self { leaves, root, rows, record_id: RecordId((config.ids)()), published: 0 }
+    }
+
+    /// Opens the ledger in its new place, as a gateway does, records where it comes from, and has it signed.
+    async fn record(
+        mut self,
+        locked: File,
+        folder: &Path,
+        config: &StoreConfig,
+    ) -> Result<Self, MigrateError> {
+        let published = self.append(locked, folder, config).await;
+        self.published = published.map_err(MigrateError::NotRecorded)?;
+        if self.published > self.leaves {
+            return Ok(self);
+        }
+        let why = StoreError::unavailable("another process orders the log and has not signed it");
+        Err(MigrateError::NotRecorded(why))
+    }
+
+    async fn append(
+        &self,
+        locked: File,
+        folder: &Path,
+        config: &StoreConfig,
+    ) -> Result<u64, StoreError> {
+        let store = Store::open_locked(locked, folder, config.clone()).await?;
         let draft = Draft::new(self.record_id, Kind::Change)
             .with("object", "store")
             .with("action", "moved")

@@ -24,6 +24,7 @@ use crate::intent::{
 };
 use crate::keystore::{Keystore, Random, period_of};
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, RESULT_KEPT_MS};
+use crate::migrate::must_be_here;
 use crate::prepare::{Prepared, RESULT, Sealer, text_parts};
 use crate::registry::Registry;
 use crate::replay;
@@ -128,6 +129,7 @@ impl Opened {
         if !path.exists() {
             return Err(StoreError::Missing(path));
         }
+        must_be_here(folder)?;
         let mut conn = sqlite::open_writer(&path, config.commit_deadline, false)?;
         sqlite::truncate_wal(&conn)?;
         sqlite::migrate(&mut conn)?;
@@ -180,6 +182,7 @@ impl Store {
             Keystore::open(&keys)?;
             return Servers::parse(urls, tenant)?.migrate().await;
         }
+        must_be_here(folder)?;
         let keys = create_keys(&keys, config)?;
         keys.make_shard(0)?;
         let mut conn = sqlite::open_writer(&path, config.commit_deadline, true)?;
@@ -199,9 +202,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] if another process has it open, [`StoreError::Behind`] and
     /// [`StoreError::Forked`] if it does not continue what was signed or published,
-    /// [`StoreError::Missing`], [`StoreError::Corrupt`], [`StoreError::Setting`].
+    /// [`StoreError::Elsewhere`] if the ledger moved to PostgreSQL, [`StoreError::Missing`], [`StoreError::Corrupt`], [`StoreError::Setting`].
     pub async fn open(folder: &Path, config: StoreConfig) -> Result<Self, StoreError> {
-        let lock = lock(folder)?;
+        Self::open_locked(lock(folder)?, folder, config).await
+    }
+
+    /// Does what [`Store::open`] does, under the folder's lock, which the store keeps.
+    pub(crate) async fn open_locked(
+        lock: File,
+        folder: &Path,
+        config: StoreConfig,
+    ) -> Result<Self, StoreError> {
         let keys = Arc::new(Keystore::open(&keys_folder(folder, &config))?);
         let Opened { place, conn, read, number } = Opened::open(folder, &config).await?;
         let tenant = config.tenant.as_str();

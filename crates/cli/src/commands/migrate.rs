@@ -25,7 +25,9 @@ const FILE: &str = "countersign.db";
 
 The ledger is checked as `verify` does, copied in one transaction, read back and compared, and the tree is
 derived again from what was copied. A target that has anything of the tenant is refused. After any error the
-target has nothing of the ledger, unless the error says otherwise. A record of kind `change`, object
+target has nothing of the ledger, unless the error says otherwise. From the commit on, `moved.json` in the
+data folder keeps every gateway from starting on SQLite; if it is not known how a commit ended, run the same
+command again. A record of kind `change`, object
 `store`, tells of the move in the new place.
 
 Moves: records and their places in the log, private fields, checkpoints and cosignatures, idempotency keys
@@ -101,12 +103,24 @@ fn check_source(from: &str, paths: &Paths) -> anyhow::Result<()> {
 
 /// Says what to do about an error.
 fn hint(error: &MigrateError) -> Option<&'static str> {
-    if matches!(error, MigrateError::Store(StoreError::Locked(_))) {
-        Some("a gateway or a command uses the ledger; stop it first")
-    } else if matches!(error, MigrateError::NotRecorded(_)) {
-        Some("the ledger is in PostgreSQL: set store.url and start the gateway")
-    } else {
-        None
+    match error {
+        MigrateError::Store(StoreError::Locked(_)) => {
+            Some("a gateway or a command uses the ledger; stop it first")
+        }
+        MigrateError::NotRecorded(_) => Some(
+            "the ledger is in PostgreSQL and nothing of it is lost: set store.url and start the gateway",
+        ),
+        MigrateError::Unknown(_) => Some(
+            "run the same command again: it finds the ledger in PostgreSQL, or copies it again; until then no \
+             gateway starts on SQLite",
+        ),
+        MigrateError::Elsewhere { .. } => {
+            Some("name the same place with --to, so that it is looked up")
+        }
+        MigrateError::NotEmpty { .. } => Some(
+            "if this ledger moved there before, set store.url and start the gateway; else name another database",
+        ),
+        _ => None,
     }
 }
 
@@ -161,7 +175,7 @@ fn sentences(moved: &Migrated) -> String {
 
 Now set store.url in countersign.toml to what --to names, keep store.replica, and start the gateway.
 The keys, the published log and the tokens stay in the data folder and are used there. {FILE} is
-not; delete it once the gateway has run on PostgreSQL and `countersign verify` is content.
+not, and moved.json keeps a gateway from starting on it; delete it once the gateway has run on PostgreSQL and `countersign verify` is content.
 "
     )
 }

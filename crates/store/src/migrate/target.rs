@@ -4,6 +4,7 @@ use countersign_ledger::hash::sha256;
 use countersign_ledger::{Frontier, leaf_hash};
 use sqlx::postgres::PgConnection;
 
+use super::moved::Marker;
 use super::tables::TABLES;
 use super::{MigrateError, within};
 use crate::StoreError;
@@ -21,6 +22,34 @@ const UNCLEAN: &str = "sqlite";
 /// through a whole table of the source.
 const IDLE: &str = "SET LOCAL idle_in_transaction_session_timeout = '10min'";
 
+/// Looks whether a ledger that may have moved is there, whole and as it was; returns the rows of its tables.
+pub(super) async fn arrived(
+    servers: &Servers,
+    tenant: &str,
+    marker: &Marker,
+) -> Result<Option<Vec<(&'static str, u64)>>, MigrateError> {
+    let mut target = servers.connect_as_user().await?;
+    // The streams come with the copy: an empty ledger is told from none.
+    let streams = "SELECT count(*) FROM stream WHERE tenant = $1";
+    if !has_tables(&mut target).await? || count(&mut target, streams, tenant).await? == 0 {
+        return Ok(None);
+    }
+    let frontier = load_frontier(&mut target, tenant).await?;
+    if (frontier.size().0, frontier.root().to_string()) != (marker.size, marker.root.clone()) {
+        return Ok(None);
+    }
+    let mut rows = Vec::with_capacity(TABLES.len());
+    for table in TABLES {
+        rows.push((table.name, count(&mut target, table.count, tenant).await?));
+    }
+    Ok(Some(rows))
+}
+
+async fn has_tables(target: &mut Conn) -> Result<bool, MigrateError> {
+    let found = within(target.fetch_one("SELECT to_regclass('stream') IS NOT NULL", &[])).await?;
+    Ok(found.get(0)?)
+}
+
 /// Connects to a target in which the tenant has nothing.
 pub(super) async fn connect(servers: &Servers, tenant: &str) -> Result<Conn, MigrateError> {
     let mut target = servers.connect_as_user().await?;
@@ -29,8 +58,7 @@ pub(super) async fn connect(servers: &Servers, tenant: &str) -> Result<Conn, Mig
 }
 
 async fn must_be_empty(target: &mut Conn, tenant: &str) -> Result<(), MigrateError> {
-    let found = within(target.fetch_one("SELECT to_regclass('stream') IS NOT NULL", &[])).await?;
-    if !found.get::<bool>(0)? {
+    if !has_tables(target).await? {
         return Ok(());
     }
     let own = [

@@ -45,6 +45,42 @@ impl Site {
     }
 }
 
+impl Site {
+    fn marker(&self) -> std::path::PathBuf {
+        self.world.path().join("moved.json")
+    }
+
+    /// Makes the tables, so that a test can put something into a move's way.
+    async fn with_tables(&self) {
+        Store::create(&self.world.folder.path().join("g2"), &self.moved()).await.unwrap();
+    }
+
+    /// Lets the end of the next move that inserts into `table` run some PL/pgSQL.
+    fn at_commit(&self, table: &str, body: &str) {
+        self.sql(&format!(
+            "CREATE OR REPLACE FUNCTION countersign.at_commit() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN {body}; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON countersign.{table}
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION countersign.at_commit()"
+        ));
+    }
+
+    async fn stays_closed(&self) {
+        let old = Store::open(&self.world.path(), self.world.config()).await;
+        let Err(StoreError::Elsewhere { to, .. }) = old else { panic!("{old:?}") };
+        let (_, place) = self.url.split_once('@').unwrap();
+        assert_eq!(to, format!("postgres://{place}"));
+    }
+
+    /// The ledger in SQLite is what counts, as if nothing had been tried.
+    async fn goes_on_here(&self) {
+        assert!(!self.marker().exists());
+        let store = self.world.open().await;
+        world_note(self, &store).await;
+        store.shutdown().await.unwrap();
+    }
+}
+
 impl World {
     async fn call(&self, store: &Store, person: &str, key: &str) -> RecordId {
         let mut intent = self.claiming(key, 1);
@@ -247,9 +283,11 @@ async fn goes_on(site: &Site, kept: &Kept) {
     assert_eq!(verify(site, kept), size);
     let report = fsck::check_shared(&folder, &site.moved(), &mut |_, _| {}).await.unwrap();
     assert!(report.leaves >= size);
-    // The old database is behind what was signed since: nobody goes on with it by mistake.
-    let old = Store::open(&folder, world.config()).await;
-    assert!(matches!(old, Err(StoreError::Behind { .. })), "{old:?}");
+    // Nobody goes on with the old database by mistake, not even if nothing tells what was signed since.
+    site.stays_closed().await;
+    std::fs::remove_file(folder.join("keys/signer-state")).unwrap();
+    std::fs::remove_dir_all(folder.join("log")).unwrap();
+    site.stays_closed().await;
 }
 
 #[test]
@@ -399,13 +437,14 @@ async fn what_breaks_off_half_way_leaves_nothing() {
     store.put_bundle(&"a".repeat(64), &files, "op").await.unwrap();
     store.shutdown().await.unwrap();
     // A gateway's `init` made the tables; the last of them takes no row.
-    Store::create(&site.world.folder.path().join("g2"), &site.moved()).await.unwrap();
+    site.with_tables().await;
     let before = site.target();
     let name = "countersign.active_bundle";
     site.sql(&format!("ALTER TABLE {name} ADD CONSTRAINT no CHECK (tenant = '') NOT VALID"));
     let refused = site.migrate().await;
     assert!(matches!(refused, Err(MigrateError::Store(StoreError::Database(_)))), "{refused:?}");
     assert_eq!(site.target(), before);
+    site.goes_on_here().await;
     // A row that is not what was written is noticed before it counts.
     site.sql(&format!(
         "ALTER TABLE {name} DROP CONSTRAINT no;
@@ -418,6 +457,99 @@ async fn what_breaks_off_half_way_leaves_nothing() {
     let Err(MigrateError::Differs { what }) = refused else { panic!("{refused:?}") };
     assert_eq!(what, "table `idempotency`");
     assert_eq!(site.target(), before);
+    site.goes_on_here().await;
     site.sql("DROP TRIGGER alter_row ON countersign.idempotency");
+    // The server undoes the copy when it is to be committed, and says so.
+    site.at_commit("active_bundle", "RAISE 'no' USING ERRCODE = 'check_violation'");
+    let refused = site.migrate().await;
+    assert!(matches!(refused, Err(MigrateError::Store(StoreError::Database(_)))), "{refused:?}");
+    assert_eq!(site.target(), before);
+    site.goes_on_here().await;
+    site.sql("DROP TRIGGER at_commit ON countersign.active_bundle");
     site.migrate().await.unwrap();
+}
+
+/// A site whose ledger has one executed call, stopped, and a target with tables.
+async fn ready() -> Site {
+    let site = Site::new();
+    let store = site.world.create().await;
+    site.world.executed(&store, BOB, "k").await;
+    store.shutdown().await.unwrap();
+    site.with_tables().await;
+    site
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_end_of_a_commit_is_unknown_nobody_goes_on_in_sqlite() {
+    let site = ready().await;
+    let (before, folder) = (site.target(), site.world.path());
+    site.at_commit("intake", "PERFORM pg_terminate_backend(pg_backend_pid())");
+    let broken = site.migrate().await;
+    assert!(matches!(broken, Err(MigrateError::Unknown(_))), "{broken:?}");
+    assert_eq!(site.target(), before);
+    site.stays_closed().await;
+    assert_eq!(fsck::check(&folder, None, &mut |_, _| {}).await.unwrap().leaves, 2);
+    let marker = std::fs::read_to_string(site.marker()).unwrap();
+    assert!(marker.contains("\"size\":2") && !marker.contains("countersign@"), "{marker}");
+
+    // Elsewhere it is not even tried, and what fails again changes nothing.
+    let elsewhere = Database::Postgres(vec![Site::new().url]);
+    let elsewhere = StoreConfig { database: elsewhere, ..site.moved() };
+    let refused = migrate(&folder, &elsewhere, &mut |_, _, _| {}).await;
+    assert!(matches!(refused, Err(MigrateError::Elsewhere { .. })), "{refused:?}");
+    let broken = site.migrate().await;
+    assert!(matches!(broken, Err(MigrateError::Unknown(_))), "{broken:?}");
+    site.sql(
+        "DROP TRIGGER at_commit ON countersign.intake;
+         ALTER TABLE countersign.leaf ADD CONSTRAINT no CHECK (tenant = '') NOT VALID",
+    );
+    let refused = site.migrate().await;
+    assert!(matches!(refused, Err(MigrateError::Store(_))), "{refused:?}");
+    site.stays_closed().await;
+
+    site.sql("ALTER TABLE countersign.leaf DROP CONSTRAINT no");
+    let moved = site.migrate().await.unwrap();
+    assert_eq!((moved.leaves, moved.published), (2, 3));
+    site.stays_closed().await;
+}
+
+/// As after a crash between the commit and the first record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_was_committed_and_not_recorded_is_found_and_recorded() {
+    let site = ready().await;
+    site.sql(
+        "CREATE FUNCTION countersign.no() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE 'no'; END $$;
+         CREATE TRIGGER no BEFORE UPDATE ON countersign.stream FOR EACH ROW
+         WHEN (OLD.instance <> NEW.instance) EXECUTE FUNCTION countersign.no()",
+    );
+    for _ in 0..2 {
+        let broken = site.migrate().await;
+        assert!(matches!(broken, Err(MigrateError::NotRecorded(_))), "{broken:?}");
+        site.stays_closed().await;
+    }
+    site.sql("DROP TRIGGER no ON countersign.stream");
+    let moved = site.migrate().await.unwrap();
+    assert_eq!((moved.leaves, moved.published), (2, 3));
+    assert!(moved.rows.contains(&("leaf", 2)), "{moved:?}");
+    site.stays_closed().await;
+    let store = Store::open(&site.world.path(), site.moved()).await.unwrap();
+    let again = store.commit_intent(site.world.claiming("k", 1)).await.unwrap();
+    assert!(matches!(again, Committed::Replayed(_)), "{again:?}");
+    store.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_another_process_has_yet_to_sign_says_so() {
+    let site = ready().await;
+    site.sql("UPDATE countersign.coord SET leader = 'g9', beat = now() + interval '1 hour'");
+    let unsigned = site.migrate().await;
+    let Err(MigrateError::NotRecorded(why)) = unsigned else { panic!("{unsigned:?}") };
+    assert!(why.to_string().contains("another process"), "{why}");
+    site.stays_closed().await;
+    // The gateway takes the lead when nobody has it any more; nothing was lost.
+    site.sql("UPDATE countersign.coord SET beat = now() - interval '1 hour'");
+    let store = Store::open(&site.world.path(), site.moved()).await.unwrap();
+    assert_eq!(store.publish_now().await.unwrap(), 3);
+    store.shutdown().await.unwrap();
 }
