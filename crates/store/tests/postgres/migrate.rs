@@ -82,6 +82,11 @@ impl Site {
 }
 
 impl World {
+    /// The writer has a thread of its own, which may outlive the runtime by a moment.
+    fn wait_until_released(&self) {
+        std::fs::File::open(self.path().join("lock")).unwrap().lock().unwrap();
+    }
+
     async fn call(&self, store: &Store, person: &str, key: &str) -> RecordId {
         let mut intent = self.claiming(key, 1);
         intent.draft = Draft::new(self.id(), Kind::Decision)
@@ -127,6 +132,7 @@ fn history(world: &World) -> Kept {
         world.call(&store, BOB, "unknown").await
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
+    world.wait_until_released();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(fill(world, unknown))
 }
@@ -300,6 +306,7 @@ fn a_ledger_whose_gateway_was_killed_moves_and_says_so() {
         site.world.call(&store, BOB, "k").await
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
+    site.world.wait_until_released();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let moved = site.migrate().await.unwrap();
