@@ -120,7 +120,11 @@ fn hint(error: &MigrateError) -> Option<&'static str> {
         MigrateError::NotEmpty { .. } => Some(
             "if this ledger moved there before, set store.url and start the gateway; else name another database",
         ),
-        _ => None,
+        MigrateError::Damaged(_)
+        | MigrateError::Text { .. }
+        | MigrateError::Differs { .. }
+        | MigrateError::Store(_)
+        | _ => None,
     }
 }
 
