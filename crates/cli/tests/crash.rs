@@ -115,7 +115,7 @@ impl Agents {
                 };
                 answer
             } else {
-                timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|late| Err(late.into()))
+                timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|late| Err(late.to_string()))
             };
             let Ok(answer) = answer else {
                 self.broken.fetch_add(1, Ordering::Relaxed);
