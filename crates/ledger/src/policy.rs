@@ -187,6 +187,22 @@ impl Policy {
         &self.witnesses
     }
 
+    /// Returns the name of the witness or group that has to witness; `None` if no cosignature is asked for.
+    #[must_use]
+    pub fn quorum(&self) -> Option<&str> {
+        self.quorum.as_deref()
+    }
+
+    /// Returns what the quorum lacks if every witness cosigns that has a URL and a key which can be verified
+    /// here; nothing if that is enough.
+    #[must_use]
+    pub fn unreachable(&self) -> Vec<Missing> {
+        let Some(quorum) = self.quorum() else { return Vec::new() };
+        let verifiable = |witness: &&PolicyWitness| public_key(&witness.key).0 == COSIGNATURE;
+        let asked = self.witnesses.iter().filter(verifiable).filter(|one| one.url.is_some());
+        self.missing(quorum, asked.map(|witness| &witness.name))
+    }
+
     /// Checks that a log of this policy signed the checkpoint in `note` and that the quorum cosigned it.
     ///
     /// # Errors

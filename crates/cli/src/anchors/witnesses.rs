@@ -41,6 +41,7 @@ impl Witnesses {
         if asked.is_empty() {
             return Err(anyhow::anyhow!("no `witness` line has a URL")).with_context(of);
         }
+        can_be_satisfied(&policy).with_context(of)?;
         Ok(Self { store: store.clone(), policy, asked })
     }
 
@@ -100,6 +101,16 @@ impl Anchor for Witnesses {
             Ok(checkpoint.size.0)
         })
     }
+}
+
+/// Checks that a policy asks for cosignatures, and only for such as can come: else nothing, or anything, would
+/// count as anchored.
+fn can_be_satisfied(policy: &Policy) -> anyhow::Result<()> {
+    ensure!(policy.quorum().is_some(), "`quorum none` asks for no cosignature");
+    let missing: Vec<String> = policy.unreachable().iter().map(ToString::to_string).collect();
+    let missing = missing.join("; ");
+    ensure!(missing.is_empty(), "the quorum needs witnesses without a URL: missing {missing}");
+    Ok(())
 }
 
 /// A witness that is asked.

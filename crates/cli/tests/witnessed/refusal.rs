@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use countersign_ledger::SigningKey;
 use countersign_store::{Keystore, Reader};
 use countersign_testkit::FakeUpstream;
 use serde_json::Value;
@@ -152,8 +153,18 @@ async fn a_bound_that_cannot_be_kept_stops_the_start() {
     let project = Project::new(folder.path(), &upstream.url()).await;
     let file = folder.path().join("countersign.toml");
     let config = std::fs::read_to_string(&file).unwrap();
+    let key = |seed| {
+        let key = SigningKey::cosigner_from_seed(&format!("witness.example/{seed}"), &[seed; 32]);
+        key.unwrap().verifier_key()
+    };
+    let witnesses = format!("witness a {} http://127.0.0.1:1\nwitness b {}\n", key(1), key(2));
+    for (name, quorum) in [("none", "quorum none"), ("away", "group all all a b\nquorum all")] {
+        std::fs::write(folder.path().join(name), format!("{witnesses}{quorum}\n")).unwrap();
+    }
     for (table, says) in [
         ("[anchors]\nrefuse_unanchored_after = \"1h\"\n", "needs an anchor"),
+        ("[anchors]\npolicy = \"none\"\n", "`quorum none` asks for no cosignature"),
+        ("[anchors]\npolicy = \"away\"\n", "without a URL: missing 1 of b (group `all`)"),
         (
             "[anchors]\nrefuse_unanchored_after = \"1m\"\n\
              [anchors.object_store]\nurl = \"file:///nowhere\"\ninterval = \"40s\"\n",

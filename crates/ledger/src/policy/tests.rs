@@ -141,6 +141,22 @@ fn a_single_witness_or_none_is_a_quorum_too() {
 }
 
 #[test]
+fn a_quorum_that_the_witnesses_with_urls_cannot_reach_is_told() {
+    let silent = definitions(2) + &format!("witness W3 {}\n", cosigner(3).verifier_key());
+    for (lines, missing) in [
+        ("quorum none\n", ""),
+        ("quorum W1\n", ""),
+        ("group G 2 W1 W2 W3\nquorum G\n", ""),
+        ("quorum W3\n", "1 of W3"),
+        ("group G all W1 W3\nquorum G\n", "1 of W3 (group `G`)"),
+    ] {
+        let policy = Policy::parse(&(silent.clone() + lines)).unwrap();
+        let said: Vec<_> = policy.unreachable().iter().map(ToString::to_string).collect();
+        assert_eq!(said.join("; "), missing, "{lines}");
+    }
+}
+
+#[test]
 fn strangers_do_not_count_and_forgeries_refuse_the_note() {
     let policy = Policy::parse(&(definitions(2) + "group G any W1 W2\nquorum G\n")).unwrap();
     assert!(!reaches(&policy, &[7]));
