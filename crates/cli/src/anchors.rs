@@ -33,6 +33,8 @@ use status::Board;
 const BACKOFF: Duration = Duration::from_secs(5);
 /// The pause between two looks for a first checkpoint, or at the age of the one that is anchored.
 const LOOK: Duration = Duration::from_secs(1);
+/// Time limit for reading what the log has now, below `LOOK`: a read that stalls keeps no gate open.
+const READ_WAIT: Duration = Duration::from_millis(500);
 /// The least `max_unanchored_age` that is taken if none is configured.
 const UNANCHORED_AGE: Duration = Duration::from_secs(600);
 
@@ -177,18 +179,23 @@ struct Watched {
 }
 
 impl Watched {
-    /// Returns the age; what cannot be read now makes it no smaller.
+    /// Returns the age; what cannot be read now, or not in time, makes it no smaller.
     async fn age(&self) -> Duration {
         let written = self.store.written();
-        if let Ok(Some((checkpoint, _))) = self.store.published_checkpoint().await {
+        if let Some(Some((checkpoint, _))) = in_time(self.store.published_checkpoint()).await {
             self.board.published(checkpoint.size.0, written);
         }
         let written = self.store.written();
-        if let Ok(size) = self.reader.size().await {
+        if let Some(size) = in_time(self.reader.size()).await {
             self.board.records(size, written);
         }
         self.board.age()
     }
+}
+
+/// Returns what a read gave, if it succeeded within [`READ_WAIT`].
+async fn in_time<T, E>(read: impl Future<Output = Result<T, E>>) -> Option<T> {
+    tokio::time::timeout(READ_WAIT, read).await.ok()?.ok()
 }
 
 /// Says when the newest anchored checkpoint is too old, and when that is over; closes and opens the gate.
@@ -223,6 +230,14 @@ async fn watch(watched: Watched, oldest: Duration, refuse_after: Option<Duration
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_stalls_or_fails_is_given_up() {
+        let stalled = std::future::pending::<Result<u64, ()>>();
+        assert_eq!(in_time(stalled).await, None);
+        assert_eq!(in_time(std::future::ready(Err::<u64, ()>(()))).await, None);
+        assert_eq!(in_time(std::future::ready(Ok::<u64, ()>(7))).await, Some(7));
+    }
 
     #[test]
     fn pauses_after_failures_grow() {
