@@ -205,6 +205,9 @@ impl Pipeline {
                     if !self.store.wait_outcome(evaluation_id, left).await {
                         return Err(self.refuse_in_flight(facts, decision).await);
                     }
+                    if self.gate.is_closed() {
+                        return Err(self.refuse_unanchored(request, facts, decision).await);
+                    }
                 }
             }
         }

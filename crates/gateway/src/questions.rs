@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use countersign_decision::decide;
-use countersign_model::{CallFacts, Decision, Facts, OutcomeStatus, RecordId, Verdict};
+use countersign_model::{CallFacts, Decision, Facts, OutcomeStatus, ReasonCode, RecordId, Verdict};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -136,13 +136,24 @@ async fn judge(call: &Call<'_>, question: &Question) -> Result<Judged, &'static 
         ..call.facts.clone()
     };
     let decision = decide(&call.pipeline.rules.current().bundle, &facts);
-    let draft = records::decision(&facts, &decision, Some(call.evaluation_id()));
-    let recorded = if decision.verdict == Verdict::Allow {
+    let mut draft = records::decision(&facts, &decision, Some(call.evaluation_id()));
+    let allowed = decision.verdict == Verdict::Allow;
+    let unanchored = allowed && call.pipeline.gate.is_closed();
+    if unanchored {
+        draft.public = records::claim_denial(&draft.public, &ReasonCode::AUDIT_UNAVAILABLE);
+    }
+    let recorded = if allowed && !unanchored {
         call.pipeline.commit_unclaimed(draft).await.is_ok()
     } else {
         call.pipeline.store.append(draft).await.is_ok()
     };
-    if recorded { Ok(judged(facts, &decision)) } else { Err("the decision could not be recorded") }
+    if !recorded {
+        return Err("the decision could not be recorded");
+    }
+    if unanchored {
+        return Err("the log is not anchored, so the client is not asked");
+    }
+    Ok(judged(facts, &decision))
 }
 
 fn judged(facts: Facts, decision: &Decision) -> Judged {

@@ -137,6 +137,26 @@ async fn r_036_retries_reach_the_upstream_once() {
 }
 
 #[tokio::test]
+async fn a_repeat_that_waited_is_refused_if_the_log_is_not_anchored_any_more() {
+    let world = World::new(PERMIT_ALL).await;
+    world.upstream.behave(Behaviour::Late(std::time::Duration::from_secs(1)));
+    let call = || world.call_keyed("echo", json!({"text": "pay"}), "k1");
+    let waiting = async {
+        world.upstream.wait_for_calls(1).await;
+        // Nothing tells that it waits; if it does not yet, it is refused all the same.
+        let close = async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            world.gateway.gate().set_closed(true);
+        };
+        futures_util::future::join(call(), close).await.0
+    };
+    let (first, repeat) = futures_util::future::join(call(), waiting).await;
+    assert_eq!(first.status, 200, "a call that is running goes on: {first:?}");
+    assert_eq!((repeat.status, repeat.code().as_str()), (503, "AUDIT_UNAVAILABLE"));
+    assert_eq!(world.upstream.count("echo"), 1);
+}
+
+#[tokio::test]
 async fn a_manifest_can_demand_a_key_or_derive_one() {
     let required = "environment = \"prod\"\n[tools.echo]\nidempotency = \"required\"\n";
     let world = World::with(PERMIT_ALL, required).await;

@@ -68,6 +68,28 @@ async fn answers_that_come_with_the_call_are_used_when_the_server_asks() {
 }
 
 #[tokio::test]
+async fn a_client_is_not_asked_while_the_log_is_not_anchored() {
+    let world = World::new(PERMIT_ALL).await;
+    world.upstream.behave(Behaviour::Late(std::time::Duration::from_secs(1)));
+    let meta = json!({"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}});
+    let params =
+        json!({"name": "test_input_required_result_elicitation", "arguments": {}, "_meta": meta});
+    let close = async {
+        while world.kind("decision").await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        world.gateway.gate().set_closed(true);
+    };
+    let call = world.modern("/mcp/fake", "tools/call", params);
+    let (answer, ()) = futures_util::future::join(call, close).await;
+    assert!(answer.body["result"].get("inputRequests").is_none(), "{answer:?}");
+    let decisions = world.kind("decision").await;
+    let verdicts: Vec<_> = decisions.iter().map(|leaf| &leaf["decision"]).collect();
+    assert_eq!(verdicts, ["allow", "deny"]);
+    assert_eq!(decisions[1]["reasons"], json!(["AUDIT_UNAVAILABLE"]));
+}
+
+#[tokio::test]
 async fn servers_hear_of_no_extension() {
     let world = World::new(PERMIT_ALL).await;
     let declared = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}, "elicitation": {}});
