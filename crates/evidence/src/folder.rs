@@ -179,7 +179,12 @@ impl LogSource for LogFolder {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>, SourceError> {
-        if prefix == CHECKPOINTS_PREFIX { Ok(self.checkpoints.clone()) } else { self.files(prefix) }
+        let cosigned = |size: &TreeSize| format!("{COSIGNED_PREFIX}{size}");
+        match prefix {
+            CHECKPOINTS_PREFIX => Ok(self.checkpoints.clone()),
+            COSIGNED_PREFIX => Ok(self.cosigned.iter().map(cosigned).collect()),
+            _ => self.files(prefix),
+        }
     }
 }
 

@@ -46,11 +46,14 @@ impl Witnessed {
         };
         let cosigned = policy.witnesses().iter().filter_map(witness).collect();
         let checkpoint = satisfied.checkpoint;
+        if checkpoint.size == TreeSize(0) {
+            return Err(Unsatisfied::Empty);
+        }
         Ok(Self { size: checkpoint.size, cosigned, checkpoint })
     }
 
-    /// Finds the newest checkpoint of a log that the quorum of `policy` cosigned. That the log extends it is
-    /// for the check of the log.
+    /// Finds the newest checkpoint that the quorum of `policy` cosigned, of a log that was checked; `keys` are
+    /// those that its report names. That the log extends it is for that check.
     ///
     /// # Errors
     /// The [`Problem`] of the newest cosigned checkpoint, or of the log's own if none was cosigned.

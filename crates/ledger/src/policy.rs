@@ -69,6 +69,9 @@ pub enum Unsatisfied {
     /// No log of the policy signed it, or a signature of a known key does not verify.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// It has no records, so whoever cosigned it vouches for nothing.
+    #[error("the checkpoint has no records")]
+    Empty,
     /// Too few witnesses cosigned it.
     #[error(
         "the quorum `{quorum}` did not cosign the checkpoint of {size} records: missing {}; cosigned by {}",

@@ -6,7 +6,8 @@
 //! signed root: if the entries lead to it, the other file is bad, else the entries are.
 //!
 //! The directory: `checkpoint`, `checkpoints/<size>`, `cosigned/<size>`, `tile/<level>/…`,
-//! `tile/entries/…`. What witnesses cosigned is checked by [`crate::policy`]; here the log must extend it. Files that reach past the checkpoint (published, not yet signed) are checked up to it and listed in the report.
+//! `tile/entries/…`. What witnesses cosigned is checked like any stored checkpoint; whether enough of them did is
+//! for [`crate::policy`]. Files that reach past the checkpoint (published, not yet signed) are checked up to it and listed in the report.
 
 mod compare;
 mod keys;
@@ -73,8 +74,6 @@ pub struct VerifyOptions {
     pub keys: Vec<VerifierKey>,
     /// A checkpoint kept from earlier, already verified, that the log must extend.
     pub pinned: Option<Checkpoint>,
-    /// A checkpoint that witnesses cosigned, already verified, that the log must extend.
-    pub witnessed: Option<Checkpoint>,
     /// What the entries are.
     pub entries: EntryFormat,
 }

@@ -16,9 +16,7 @@ use countersign_evidence::time::utc;
 use countersign_evidence::timestamp::{self, Stamped};
 use countersign_evidence::witnessed::Witnessed;
 use countersign_ledger::LeafIndex;
-use countersign_ledger::verify::{
-    Problem, Progress, Report, Trust, VerifyOptions, current_keys, verify_log,
-};
+use countersign_ledger::verify::{Problem, Progress, Report, Trust, VerifyOptions, verify_log};
 use countersign_store::{Database, fsck};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
@@ -42,6 +40,7 @@ const ATTEMPTS: u32 = 5;
 /// read: no network, no database, no configuration. Exits with 1 and names the first bad place if
 /// anything is wrong.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("trusted").args(["vkey", "policy"]).multiple(true))]
 #[command(after_help = "Examples:
   countersign verify
   countersign verify --log ./copy-of-the-log --vkey auditor/log.vkey --checkpoint last-year.checkpoint
@@ -70,14 +69,14 @@ pub(crate) struct Args {
     ///
     /// If the log's signing key was replaced, either key will do for a log or a package: the log has a record
     /// of it that both keys signed. A record file needs the key that signed its proof.
-    #[arg(long, value_name = "KEY|FILE", group = "trusted")]
+    #[arg(long, value_name = "KEY|FILE")]
     vkey: Vec<String>,
     /// A file that says which log and which witnesses are trusted: their quorum must have cosigned
     ///
-    /// Its `log` lines give the log's public keys, so that --vkey is not needed. The checkpoint of a record, and
+    /// Its `log` lines give the log's public keys unless --vkey does; then they do not count. The checkpoint of a record, and
     /// the last one of a package, must have the cosignatures of the quorum. Of a log the newest checkpoint
     /// that has them counts, and the records after it are named: witnesses are asked each minute.
-    #[arg(long, value_name = "FILE", group = "trusted")]
+    #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// A checkpoint that was kept from earlier: the log must extend it
     #[arg(long, value_name = "FILE", visible_alias = "pinned")]
@@ -170,20 +169,9 @@ fn checked_log(log: &LogFolder, trust: &Trusted) -> Result<CheckedLog, Problem> 
         bar.set_length(progress.size.0);
         bar.set_position(progress.checked.0);
     };
-    let witnessed = trust.policy.as_ref().map(|policy| {
-        let mut keys = trust.keys.clone();
-        // A key that took the place of one that was given signs too; the check of the log says how.
-        keys.extend(
-            current_keys(log, &trust.keys)?.into_iter().filter(|key| !trust.keys.contains(key)),
-        );
-        Witnessed::newest(log, policy, &keys)
-    });
-    // That the log itself holds comes first; a log that the witnesses contradict does not.
-    let found = witnessed.as_ref().and_then(|found| found.as_ref().ok());
     let options = VerifyOptions {
         keys: trust.keys.clone(),
         pinned: trust.pinned.clone(),
-        witnessed: found.map(|found| found.checkpoint.clone()),
         ..VerifyOptions::default()
     };
     let report = verify_log(log, &options, &mut progress);
@@ -191,7 +179,11 @@ fn checked_log(log: &LogFolder, trust: &Trusted) -> Result<CheckedLog, Problem> 
     let report = report?;
     let roots = trust.roots.as_ref();
     let timestamps = roots.map(|roots| timestamp::check_folder(log, roots)).transpose()?;
-    Ok(CheckedLog { report, timestamps, witnessed: witnessed.transpose()? })
+    // Which of its keys counted for each cosigned checkpoint was just checked.
+    let keys: Vec<_> = report.keys.iter().filter_map(|key| key.vkey.parse().ok()).collect();
+    let policy = trust.policy.as_ref();
+    let witnessed = policy.map(|policy| Witnessed::newest(log, policy, &keys)).transpose()?;
+    Ok(CheckedLog { report, timestamps, witnessed })
 }
 
 async fn check_installation(paths: &Paths, mut trust: Trusted) -> anyhow::Result<Found> {
@@ -462,6 +454,7 @@ fn print_package(verdict: &Verdict, out: &mut impl Write) -> fmt::Result {
         line(out, "size", format!("{} records", manifest.checkpoint_end.size))?;
         line(out, "root", &manifest.checkpoint_end.root)?;
         line(out, "period", format!("{} to {}", manifest.from, manifest.to))?;
+        line(out, "as of", &manifest.as_of)?;
         line(out, "filters", manifest.filters.words())?;
         for list in &manifest.lists {
             line(out, &format!("  {}", list.list.name()), list.totals.rows)?;

@@ -130,8 +130,28 @@ async fn r_065_an_auditor_sees_that_the_quorum_of_his_policy_cosigned() {
     let both = world.policy("both", "group all2 all mine away\nquorum all2");
     a_record_is_witnessed(&world, &one, &both);
     a_log_is_witnessed(&world, &one, &both);
+    a_key_beside_the_policy_is_the_only_one(&world, &one);
     packages_are_witnessed(&world, &one, &both);
     a_forged_or_withheld_cosignature_is_none(&world, &one);
+}
+
+/// With `--vkey` beside it, a policy gives witnesses and quorum only.
+fn a_key_beside_the_policy_is_the_only_one(world: &World, one: &Path) {
+    let (log, key) = (world.project.data().join("log"), key_of(&world.project).to_string());
+    let verify = |policy: &Path, key: &str, sound| {
+        let args = ["--log", text(&log), "--policy", text(policy), "--vkey", key];
+        world.verify(&args, sound)
+    };
+    let lines = std::fs::read_to_string(one).unwrap();
+    let keyless = world.path("keyless");
+    std::fs::write(&keyless, lines.split_once('\n').unwrap().1).unwrap();
+    for policy in [one, &keyless] {
+        let said = verify(policy, &key, true);
+        assert!(said.contains("witnessed "), "{said}");
+    }
+    let other = SigningKey::from_seed("localhost/default", &[3; 32]).unwrap().verifier_key();
+    let said = verify(one, &other.to_string(), false);
+    assert!(said.contains("no signature of a known key"), "{said}");
 }
 
 fn a_record_is_witnessed(world: &World, one: &Path, both: &Path) {
@@ -179,7 +199,13 @@ fn packages_are_witnessed(world: &World, one: &Path, both: &Path) {
     let (past, at) = (["--to", "2021-01-01"], newest.to_string());
     for (name, more) in [("past", &past[..]), ("at", &["--to", "2100-01-01", "--at", &at])] {
         let folder = package(name, more);
-        let verified = world.json(&["--package", text(&folder), "--policy", text(one)]);
+        let over = name == "past";
+        let args = ["--package", text(&folder), "--policy", text(one)];
+        let said = world.verify(&args, over);
+        assert!(said.contains("PASS         log/checkpoint: cosigned by mine"), "{said}");
+        assert_ne!(said.contains("FAILED: `period`: it was not over"), over, "{said}");
+        let verified = world.verify(&[&args[..], &["--json"]].concat(), over);
+        let verified: Value = serde_json::from_str(&verified).unwrap();
         by_the_witness(world, &verified["package"]["witnessed"]);
         assert_eq!(verified["package"]["manifest"]["checkpoint_end"]["size"], newest, "{name}");
         let said = world.verify(&["--package", text(&folder), "--policy", text(both)], false);
@@ -191,7 +217,10 @@ fn packages_are_witnessed(world: &World, one: &Path, both: &Path) {
     let open = package("open", &["--to", "2100-01-01"]);
     let said = world.verify(&["--package", text(&open), "--policy", text(one)], false);
     assert!(said.contains("cosigned by none"), "{said}");
-    world.verify(&["--package", text(&open), "--vkey", &key_of(&world.project).to_string()], true);
+    let key = key_of(&world.project).to_string();
+    let said = world.verify(&["--package", text(&open), "--vkey", &key], true);
+    assert!(said.contains("NOT-CHECKED  period: it was not over: records after 20"), "{said}");
+    assert!(said.contains("as of                    20"), "{said}");
 }
 
 fn a_forged_or_withheld_cosignature_is_none(world: &World, one: &Path) {
@@ -221,9 +250,11 @@ fn a_forged_or_withheld_cosignature_is_none(world: &World, one: &Path) {
             std::fs::remove_file(stored).unwrap();
         }
     }
-    world.verify(&["--log", text(&log), "--vkey", &key_of(&world.project).to_string()], true);
-    let said = world.verify(&["--log", text(&log), "--policy", text(one)], false);
-    assert!(said.contains(&format!("is behind {newest}")), "{said}");
+    let key = key_of(&world.project).to_string();
+    for trust in [["--vkey", &key], ["--policy", text(one)]] {
+        let said = world.verify(&[&["--log", text(&log)], &trust[..]].concat(), false);
+        assert!(said.contains(&format!("`cosigned/{newest}`: the log has only {first}")), "{said}");
+    }
 }
 
 #[tokio::test]

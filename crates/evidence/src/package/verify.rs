@@ -138,6 +138,7 @@ pub fn verify(
     if check_log(root, options, &mut verdict, progress)? {
         check_witnesses(root, options, &keys, &mut verdict);
         check_lists(root, &manifest, &bytes, &disk, &keys, &mut verdict, progress)?;
+        check_end(options, &mut verdict);
     } else {
         verdict.not_checked(
             "records/, csv/, coverage/, ipe/, proofs/",
@@ -320,6 +321,16 @@ fn check_witnesses(root: &Path, options: &Options, keys: &[VerifierKey], verdict
         }
         Err(error) => verdict.fail(OBJECT, error.to_string()),
     }
+}
+
+/// Says if the log in a package ends before the period does: what came later may have been left out, and a
+/// policy asks for all of it.
+fn check_end(options: &Options, verdict: &mut Verdict) {
+    let open = verdict.manifest.as_ref().filter(|manifest| !manifest.period_is_over);
+    let Some(as_of) = open.map(|manifest| manifest.as_of.clone()) else { return };
+    let status = if options.policy.is_some() { Status::Fail } else { Status::NotChecked };
+    let detail = format!("it was not over: records after {as_of} are not in this package");
+    verdict.push(status, "period", detail);
 }
 
 /// Checks the timestamps of a log whose checkpoints hold.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CHECKPOINTS_PREFIX, LogSource, Problem, TILES_PREFIX};
+use super::{CHECKPOINTS_PREFIX, COSIGNED_PREFIX, LogSource, Problem, TILES_PREFIX};
 use crate::checkpoint::parse_decimal;
 use crate::limits::TILE_WIDTH;
 use crate::tile::{TileKind, TilePath, width_at};
@@ -14,6 +14,8 @@ pub(super) struct Listing {
     widths: BTreeMap<(TileKind, u64), BTreeSet<u16>>,
     /// The sizes of the stored checkpoints.
     pub(super) checkpoints: BTreeSet<u64>,
+    /// The sizes of those that witnesses cosigned.
+    pub(super) cosigned: BTreeSet<u64>,
 }
 
 impl Listing {
@@ -27,13 +29,15 @@ impl Listing {
                 TilePath::parse(&path).map_err(|error| Problem::file(&path, &error.to_string()))?;
             widths.entry((tile.kind(), tile.index())).or_default().insert(tile.width());
         }
-        let mut checkpoints = BTreeSet::new();
-        for path in list(CHECKPOINTS_PREFIX)? {
-            let size = path.strip_prefix(CHECKPOINTS_PREFIX).and_then(parse_decimal);
-            let size = size.ok_or_else(|| Problem::file(&path, "its name is not a tree size"))?;
-            checkpoints.insert(size);
-        }
-        Ok(Self { widths, checkpoints })
+        let sizes = |prefix| -> Result<BTreeSet<u64>, Problem> {
+            let size = |path: &String| {
+                let size = path.strip_prefix(prefix).and_then(parse_decimal);
+                size.ok_or_else(|| Problem::file(path, "its name is not a tree size"))
+            };
+            list(prefix)?.iter().map(size).collect()
+        };
+        let (checkpoints, cosigned) = (sizes(CHECKPOINTS_PREFIX)?, sizes(COSIGNED_PREFIX)?);
+        Ok(Self { widths, checkpoints, cosigned })
     }
 
     /// Returns the published files of a tile that the tree of `size` leaves has, widest first.

@@ -5,8 +5,8 @@ use super::keys::{Ahead, Keys, unverified};
 use super::listing::Listing;
 use super::tally::Tally;
 use super::{
-    CHECKPOINT_PATH, CHECKPOINTS_PREFIX, EntryFormat, LogSource, Problem, Progress, Report,
-    VerifyOptions, read,
+    CHECKPOINT_PATH, CHECKPOINTS_PREFIX, COSIGNED_PREFIX, EntryFormat, LogSource, Problem,
+    Progress, Report, VerifyOptions, read,
 };
 use crate::checkpoint::Checkpoint;
 use crate::hash::{Hash, leaf_hash};
@@ -32,12 +32,6 @@ pub(super) struct Pass<'a, S> {
     conflict: Option<Conflict>,
 }
 
-/// Returns what was kept elsewhere, with what it is called.
-fn kept(options: &VerifyOptions) -> impl Iterator<Item = (&'static str, &Checkpoint)> {
-    let pinned = options.pinned.iter().map(|kept| ("pinned", kept));
-    pinned.chain(options.witnessed.iter().map(|kept| ("witnessed", kept)))
-}
-
 /// The first published file that differs from what the entries lead to: it is bad, or the entries are.
 struct Conflict {
     problem: Problem,
@@ -56,14 +50,18 @@ impl<'a, S: LogSource> Pass<'a, S> {
         let mut keys = Keys::new(&options.keys);
         let checkpoint = keys.open(source, &ahead, CHECKPOINT_PATH)?;
         let newest = listing.checkpoints.last().copied().unwrap_or(0);
-        let newest = kept(options).map(|(_, kept)| kept.size.0).fold(newest, u64::max);
+        let newest = options.pinned.as_ref().map_or(newest, |pinned| newest.max(pinned.size.0));
         if checkpoint.size.0 < newest {
             let reason = format!("size {} is behind {newest}", checkpoint.size);
             return Err(Problem::file(CHECKPOINT_PATH, &reason));
         }
-        if let Some((what, _)) = kept(options).find(|(_, kept)| kept.origin != checkpoint.origin) {
-            let reason = format!("it is not of the origin of the {what} checkpoint");
-            return Err(Problem::file(CHECKPOINT_PATH, &reason));
+        if let Some(cosigned) = listing.cosigned.last().filter(|last| **last > checkpoint.size.0) {
+            let reason = format!("the log has only {} records", checkpoint.size);
+            return Err(Problem::file(&format!("{COSIGNED_PREFIX}{cosigned}"), &reason));
+        }
+        if options.pinned.as_ref().is_some_and(|pinned| pinned.origin != checkpoint.origin) {
+            let reason = "it is not of the origin of the pinned checkpoint";
+            return Err(Problem::file(CHECKPOINT_PATH, reason));
         }
         Ok(Self {
             source,
@@ -210,15 +208,25 @@ impl<'a, S: LogSource> Pass<'a, S> {
     fn check_checkpoints(&mut self) -> Result<(), Problem> {
         let size = self.frontier.size();
         let root = self.frontier.root();
-        let mut contradicted = kept(self.options).filter(|(_, kept)| kept.size == size);
-        if let Some((what, _)) = contradicted.find(|(_, kept)| kept.root != root) {
-            let reason = format!("the log does not extend the {what} checkpoint of size {size}");
+        let pinned = self.options.pinned.as_ref().filter(|pinned| pinned.size == size);
+        if pinned.is_some_and(|pinned| pinned.root != root) {
+            let reason = format!("the log does not extend the pinned checkpoint of size {size}");
             self.conflict(Problem::file(CHECKPOINT_PATH, &reason), None);
         }
-        if !self.listing.checkpoints.contains(&size.0) {
-            return Ok(());
+        if self.listing.checkpoints.contains(&size.0) {
+            self.check_checkpoint(CHECKPOINTS_PREFIX, root)?;
+            self.checkpoints += 1;
         }
-        let path = format!("{CHECKPOINTS_PREFIX}{size}");
+        if self.listing.cosigned.contains(&size.0) {
+            self.check_checkpoint(COSIGNED_PREFIX, root)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the file of a checkpoint of the present size, whose root must be `root`.
+    fn check_checkpoint(&mut self, prefix: &str, root: Hash) -> Result<(), Problem> {
+        let size = self.frontier.size();
+        let path = format!("{prefix}{size}");
         let Checkpoint { size: all, origin, .. } = &self.checkpoint;
         let (listing, entries) = (&self.listing, self.options.entries);
         let ahead = Ahead { listing, size: *all, origin, entries };
@@ -226,11 +234,10 @@ impl<'a, S: LogSource> Pass<'a, S> {
         if stored.size != size || stored.origin != self.checkpoint.origin {
             return Err(Problem::file(&path, "it is of another size or log than its path says"));
         }
-        if stored.root != self.frontier.root() {
+        if stored.root != root {
             let reason = "the entries up to its size do not have its root";
             self.conflict(Problem::file(&path, reason), None);
         }
-        self.checkpoints += 1;
         Ok(())
     }
 

@@ -215,7 +215,9 @@ fn cut_and_lengthened_files_are_named() {
 
 #[test]
 fn files_that_do_not_belong_are_named() {
-    for path in ["tile/0/0", "tile/entries/000.p/0", "checkpoints/x", "checkpoints/01"] {
+    for path in
+        ["tile/0/0", "tile/entries/000.p/0", "checkpoints/x", "checkpoints/01", "cosigned/x"]
+    {
         let mut files = publish(&leaves(3), &[3]);
         files.0.insert(path.to_owned(), Vec::new());
         assert_eq!(check(&files).unwrap_err().object, path);
@@ -267,14 +269,12 @@ fn a_log_forked_with_the_stolen_key_contradicts_a_pinned_checkpoint() {
     let pinned = Some(checkpoint_of(&tree_of(&honest), TreeSize(20)));
     let problem = verify_log(&files, &VerifyOptions { pinned, ..options() }, &mut |_| {});
     assert_eq!(problem.unwrap_err().object, "checkpoint");
-    let witnessed = Some(checkpoint_of(&tree_of(&honest), TreeSize(20)));
-    let problem = verify_log(&files, &VerifyOptions { witnessed, ..options() }, &mut |_| {});
-    let problem = problem.unwrap_err().to_string();
-    assert!(problem.contains("does not extend the witnessed checkpoint of size 20"), "{problem}");
-    let mut stored = files;
     let note = checkpoint_of(&tree_of(&honest), TreeSize(20)).sign(&log_key()).unwrap();
-    stored.0.insert("checkpoints/20".to_owned(), note.to_bytes());
-    assert_eq!(check(&stored).unwrap_err().object, "checkpoints/20");
+    for path in ["checkpoints/20", "cosigned/20"] {
+        let mut stored = files.clone();
+        stored.0.insert(path.to_owned(), note.to_bytes());
+        assert_eq!(check(&stored).unwrap_err().object, path);
+    }
 }
 
 #[test]
@@ -286,9 +286,12 @@ fn a_log_whose_tail_was_cut_is_behind_what_was_kept() {
         let pinned = Some(checkpoint_of(&tree, TreeSize(size)));
         let result = verify_log(&files, &VerifyOptions { pinned, ..options() }, &mut |_| {});
         assert_eq!(result.is_ok(), good, "pinned at {size}");
-        let witnessed = Some(checkpoint_of(&tree, TreeSize(size)));
-        let result = verify_log(&files, &VerifyOptions { witnessed, ..options() }, &mut |_| {});
-        assert_eq!(result.is_ok(), good, "witnessed at {size}");
+        let mut cosigned = files.clone();
+        let note = checkpoint_of(&tree, TreeSize(size)).sign(&log_key()).unwrap();
+        cosigned.0.insert(format!("cosigned/{size}"), note.to_bytes());
+        let named = check(&cosigned).map(drop).map_err(|problem| problem.object);
+        let expected = if good { Ok(()) } else { Err(format!("cosigned/{size}")) };
+        assert_eq!(named, expected, "cosigned at {size}");
     }
     let mut stored = files;
     let note = checkpoint_of(&tree, TreeSize(20)).sign(&log_key()).unwrap();
@@ -302,15 +305,24 @@ fn a_checkpoint_of_another_key_size_or_log_is_refused() {
     let tree = tree_of(&leaves);
     let thief = SigningKey::from_seed("ledger.example/acme", &[5; 32]).unwrap();
     let note = checkpoint_of(&tree, TreeSize(5)).sign(&thief).unwrap().to_bytes();
-    for path in ["checkpoint", "checkpoints/3"] {
+    for path in ["checkpoint", "checkpoints/3", "cosigned/3", "cosigned/5"] {
         let mut files = publish(&leaves, &[3, 5]);
         files.0.insert(path.to_owned(), note.clone());
         assert_eq!(check(&files).unwrap_err().object, path);
     }
-    let mut files = publish(&leaves, &[3, 5]);
-    let other = files.0["checkpoints/5"].clone();
-    files.0.insert("checkpoints/3".to_owned(), other);
-    assert_eq!(check(&files).unwrap_err().object, "checkpoints/3");
+    let elsewhere = SigningKey::from_seed("ledger.example/other", &[4; 32]).unwrap();
+    let point =
+        Checkpoint { origin: elsewhere.name().to_owned(), ..checkpoint_of(&tree, TreeSize(3)) };
+    let keys = vec![log_key().verifier_key(), elsewhere.verifier_key()];
+    let options = VerifyOptions { keys, ..options() };
+    for path in ["checkpoints/3", "cosigned/3"] {
+        let mut files = publish(&leaves, &[3, 5]);
+        let other = files.0["checkpoints/5"].clone();
+        files.0.insert(path.to_owned(), other);
+        assert_eq!(check(&files).unwrap_err().object, path);
+        files.0.insert(path.to_owned(), point.sign(&elsewhere).unwrap().to_bytes());
+        assert_eq!(verify_log(&files, &options, &mut |_| {}).unwrap_err().object, path);
+    }
 }
 
 /// A crash between publishing and signing leaves files of a larger tree.
@@ -562,6 +574,19 @@ fn a_key_that_was_replaced_signs_no_newer_checkpoint_for_whoever_has_the_new_one
         let problem = log.check(&log.publish(signed), keys).unwrap_err();
         assert_eq!(problem.object, bad, "{name}: {problem}");
         assert_eq!(problem.reason, "no signature of a known key", "{name}");
+    }
+}
+
+#[test]
+fn a_cosigned_checkpoint_needs_a_key_that_counted_for_its_size() {
+    let log = Rotated::new();
+    for (place, signer, good) in [(9, 0, true), (200, 1, true), (200, 0, false)] {
+        let mut files = log.whole();
+        let point = checkpoint_of(&tree_of(&log.leaves), TreeSize(place));
+        let path = format!("cosigned/{place}");
+        files.0.insert(path.clone(), point.sign(&log.keys[signer]).unwrap().to_bytes());
+        let checked = log.check(&files, &[2]).map(drop).map_err(|problem| problem.object);
+        assert_eq!(checked, if good { Ok(()) } else { Err(path) }, "{place} by {signer}");
     }
 }
 

@@ -28,8 +28,10 @@ impl Trusted {
         for vkey in &args.vkey {
             keys.extend(read_keys(vkey)?);
         }
-        let logs = policy.iter().flat_map(Policy::logs);
-        keys.extend(logs.map(|log| log.key.clone()));
+        if keys.is_empty() {
+            let logs = policy.iter().flat_map(Policy::logs);
+            keys.extend(logs.map(|log| log.key.clone()));
+        }
         if keys.is_empty() && [&args.log, &args.package, &args.record].iter().any(|it| it.is_some())
         {
             bail!("the policy has no `log` line; name the log's public key with --vkey");
