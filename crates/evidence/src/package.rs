@@ -5,7 +5,7 @@
 //! per list, and when the recorder was up. [`build`] derives them into files; [`verify`] derives them again out of the package's own log,
 //! after that was checked against the auditor's key, and compares byte for byte. So a list that lacks a
 //! record, has one too many, or an edited cell is named with its row. The same period, filters, checkpoint
-//! and program version give the same bytes.
+//! and program version give the same lists; cosignatures and timestamps that came since are added.
 //!
 //! Out of scope: private fields (a package opens none), archives, recording who built a package.
 

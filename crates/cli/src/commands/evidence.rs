@@ -67,6 +67,7 @@ pub(crate) struct PackageArgs {
     draw: Option<String>,
     /// Build on the checkpoint of this size, to build an earlier package again
     ///
+    /// Lists, tables and sheets are the same then; cosignatures and timestamps that came since are added.
     /// Default: the newest that witnesses cosigned, if the whole period is under it, else the newest of all.
     #[arg(long, value_name = "SIZE")]
     at: Option<u64>,

@@ -53,7 +53,7 @@ put a TLS proxy before it.
 
 Example:
   countersign witness --state ./witness --name witness.example/w1 \\
-    --log 'log.example.com/acme+896a0951+AY+nqlXysiplGg8tN7zcC2GaYXZlBgB1arMwjZjZR7F3'
+    --log 'log.example.com/acme+6580af76+Adr6pmfE1kknNa3rGoAEN35Pvrj8V9xEDfJPl9b43WEB'
   countersign witness vkey --state ./witness"
 )]
 pub(crate) struct Args {
