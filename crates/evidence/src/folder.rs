@@ -75,13 +75,33 @@ impl LogFolder {
 
     /// Goes back to the checkpoint of `size`.
     pub(crate) fn at(mut self, size: TreeSize) -> Result<Self, SourceError> {
-        self.checkpoint = match self.cosigned(size)? {
-            None => self.bytes(&format!("{CHECKPOINTS_PREFIX}{size}"))?,
-            cosigned => cosigned,
+        let stored = match self.bytes(&format!("{CHECKPOINTS_PREFIX}{size}"))? {
+            None if self.size() == Some(size) => self.checkpoint.clone(),
+            stored => stored,
         };
+        let cosigned = self.cosigned(size)?;
+        let cosigned = cosigned.filter(|note| self.is_cosigned(note, stored.as_deref(), size));
+        self.checkpoint = cosigned.or(stored);
         self.checkpoints.retain(|path| stored_size(path).is_some_and(|stored| stored <= size));
         self.cosigned.retain(|cosigned| *cosigned <= size);
         Ok(self)
+    }
+
+    /// Returns whether a note is the `stored` checkpoint with more signatures; if none is stored, whether it says
+    /// that it is one of this log and of `size`: whoever opens it checks who signed.
+    fn is_cosigned(&self, note: &[u8], stored: Option<&[u8]>, size: TreeSize) -> bool {
+        let Ok(note) = Note::parse(note) else { return false };
+        if let Some(stored) = stored {
+            let signed = |stored: &Note| {
+                stored.signatures().iter().any(|one| note.signatures().contains(one))
+            };
+            return Note::parse(stored)
+                .is_ok_and(|stored| stored.text() == note.text() && signed(&stored));
+        }
+        let own = self.checkpoint.as_deref().and_then(|own| Note::parse(own).ok());
+        let own = own.and_then(|own| Checkpoint::parse(own.text()).ok());
+        let (Some(own), Ok(point)) = (own, Checkpoint::parse(note.text())) else { return false };
+        point.size == size && point.origin == own.origin
     }
 
     /// Returns the sizes whose checkpoints witnesses cosigned, ascending.
@@ -225,7 +245,53 @@ pub(crate) fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> io::
 
 #[cfg(test)]
 mod tests {
+    use countersign_ledger::SigningKey;
+
     use super::*;
+
+    #[test]
+    fn a_note_that_is_not_the_stored_checkpoint_does_not_stand_for_it() {
+        let key = SigningKey::from_seed("log.example/acme", &[1; 32]).unwrap();
+        let other = SigningKey::from_seed("log.example/other", &[1; 32]).unwrap();
+        let witness = SigningKey::cosigner_from_seed("w.example", &[2; 32]).unwrap();
+        let note = |size, key: &SigningKey, leaf: &[u8]| {
+            let root = countersign_ledger::leaf_hash(leaf);
+            let point = Checkpoint { origin: key.name().to_owned(), size: TreeSize(size), root };
+            let mut note = point.sign(key).unwrap();
+            note.add(witness.cosign(&point.to_string(), 7).unwrap());
+            note
+        };
+        let good = note(3, &key, b"3");
+        let mut stored = Note::new(good.text()).unwrap();
+        stored.add(good.signatures()[0].clone());
+        let mut unsigned = Note::new(good.text()).unwrap();
+        unsigned.add(good.signatures()[1].clone());
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, note: &Note| {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, note.to_bytes()).unwrap();
+        };
+        write("checkpoint", &note(5, &key, b"5"));
+        let taken = || {
+            let log = LogFolder::open_at(folder.path(), TreeSize(3)).unwrap();
+            log.checkpoint().map(<[u8]>::to_vec)
+        };
+        for (cosigned, alone, beside) in [
+            (&good, true, true),
+            (&note(3, &key, b"forked"), true, false),
+            (&note(4, &key, b"3"), false, false),
+            (&note(3, &other, b"3"), false, false),
+            (&unsigned, true, false),
+        ] {
+            let bytes = cosigned.to_bytes();
+            write("cosigned/3", cosigned);
+            let _ = fs::remove_file(folder.path().join("checkpoints/3"));
+            assert_eq!(taken(), alone.then(|| bytes.clone()), "{cosigned}");
+            write("checkpoints/3", &stored);
+            assert_eq!(taken(), Some(if beside { bytes } else { stored.to_bytes() }), "{cosigned}");
+        }
+    }
 
     #[test]
     fn what_never_ends_is_not_read() {
