@@ -241,7 +241,7 @@ impl Keystore {
         if let Some(key) = lock(&self.periods).get(period) {
             return Ok(Arc::clone(key));
         }
-        let path = self.period_path(period);
+        let path = self.period_path(period)?;
         let wrapped =
             read_if_there(&path)?.ok_or_else(|| StoreError::NoKey(path.display().to_string()))?;
         let key = Arc::new(self.unwrap(&wrapped, &[PERIOD, period], &path)?);
@@ -252,7 +252,7 @@ impl Keystore {
     /// Returns the key of a period and makes it durable first if there is none. Blocks on the disk.
     pub(crate) fn make_period(&self, period: &str) -> Result<Arc<Key>, StoreError> {
         let _making = lock(&self.making);
-        let path = self.period_path(period);
+        let path = self.period_path(period)?;
         if !path.exists() {
             let wrapped = self.wrap_fresh(&[PERIOD, period])?;
             write_once(&path, &wrapped)?;
@@ -267,7 +267,8 @@ impl Keystore {
         for file in std::fs::read_dir(&folder).at(&folder)? {
             let name = file.at(&folder)?.file_name();
             let period = name.to_str().and_then(|name| name.strip_suffix(".kek"));
-            found.extend(period.map(str::to_owned));
+            // What else lies there is nobody's key.
+            found.extend(period.filter(|name| check_period(name).is_ok()).map(str::to_owned));
         }
         found.sort_unstable();
         Ok(found)
@@ -276,7 +277,7 @@ impl Keystore {
     /// Destroys the key of a period, durably; one that is destroyed already stays so. Blocks on the disk.
     pub(crate) fn destroy_period(&self, period: &str) -> Result<(), StoreError> {
         let _making = lock(&self.making);
-        let path = self.period_path(period);
+        let path = self.period_path(period)?;
         if path.exists() {
             let old = File::options().write(true).open(&path).at(&path)?;
             overwrite(old, &[0; WRAPPED_KEY_BYTES]).at(&path)?;
@@ -410,8 +411,9 @@ impl Keystore {
         unwrap_key(&self.tenant, wrapped, names).map_err(|_| missing())
     }
 
-    fn period_path(&self, period: &str) -> PathBuf {
-        self.folder.join("periods").join(format!("{period}.kek"))
+    fn period_path(&self, period: &str) -> Result<PathBuf, StoreError> {
+        check_period(period)?;
+        Ok(self.folder.join("periods").join(format!("{period}.kek")))
     }
 
     fn shard_path(&self, shard: u32) -> PathBuf {
@@ -445,6 +447,23 @@ pub(crate) fn period_of(ms: i64) -> String {
     format!("{year:04}-{month:02}-{CLASS}")
 }
 
+/// Checks that a name is that of a period, `<yyyy-mm>-standard`: rows name them, and they name files.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub(crate) fn check_period(name: &str) -> Result<(), StoreError> {
+    let month = name.strip_suffix(CLASS).and_then(|rest| rest.strip_suffix('-'));
+    let digits = |text: &str, n| text.len() == n && text.bytes().all(|b| b.is_ascii_digit());
+    match month.and_then(|month| month.split_once('-')) {
+        Some((year, month))
+            if digits(year, 4) && digits(month, 2) && ("01"..="12").contains(&month) =>
+        {
+            Ok(())
+        }
+        _ => Err(StoreError::corrupt(format!("`{name}` is not the name of a period"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -460,6 +479,36 @@ mod tests {
         ] {
             assert_eq!(period_of(ms), period, "{ms}");
         }
+    }
+
+    #[test]
+    fn only_the_name_of_a_period_leads_to_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("keys");
+        let keys = Keystore::create(&folder).unwrap();
+        keys.make_period("2026-11-standard").unwrap();
+        let absolute = folder.join("tenant").display().to_string();
+        for name in [
+            "../tenant",
+            "../periods/2026-11-standard",
+            absolute.as_str(),
+            "",
+            "2026-00-standard",
+            "2026-13-standard",
+            "+026-11-standard",
+            "2026-11-standard/",
+            "2026-11-other",
+            "2026-11standard",
+            "2026-1-1-standard",
+        ] {
+            assert!(matches!(keys.destroy_period(name), Err(StoreError::Corrupt { .. })), "{name}");
+            assert!(matches!(keys.make_period(name), Err(StoreError::Corrupt { .. })), "{name}");
+        }
+        assert!(folder.join("tenant.kek").metadata().unwrap().len() > 0);
+        std::fs::write(folder.join("periods/other.kek"), "x").unwrap();
+        assert_eq!(keys.periods().unwrap(), ["2026-11-standard"]);
+        keys.destroy_period("2026-11-standard").unwrap();
+        assert_eq!(keys.periods().unwrap(), Vec::<String>::new());
     }
 
     #[test]
