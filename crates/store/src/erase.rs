@@ -226,7 +226,8 @@ impl Store {
     /// Takes the keys out of use that another gateway's erasure destroys.
     pub(crate) async fn heed_erasures(&self) -> Result<(), StoreError> {
         let Inner { read, config, subjects, keys, .. } = &*self.inner;
-        let erasures = erasures(read, config.tenant.as_str()).await?;
+        // Only keys in memory are let go of: that needs no proof, and happens often.
+        let erasures = ERASURES.read_of_streams(read, config.tenant.as_str()).await?;
         self.heed_purges(&erasures);
         for leaf in &erasures {
             let Request { subject, slots, .. } = Request::of(leaf, text(leaf, "record_id"));
@@ -448,16 +449,116 @@ pub(crate) fn covering<'a>(
 
 /// Returns the leaves of erasures, oldest first.
 pub(crate) async fn erasures(db: &Pool, tenant: &str) -> Result<Vec<Value>, StoreError> {
-    let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'erasure'";
-    leaves(db, sql, tenant).await
+    ERASURES.read(db, tenant).await
 }
 
-/// Reads leaves, oldest first.
-pub(crate) async fn leaves(
-    db: &Pool,
-    sql: &'static str,
-    tenant: &str,
-) -> Result<Vec<Value>, StoreError> {
+/// How records of one rare kind are looked up. The kind is a literal: a partial index leads there.
+pub(crate) struct OfKind {
+    /// All of them. SQLite gives a record its leaf in the same transaction.
+    all: &'static str,
+    /// PostgreSQL: those of gateways' streams, whether ordered or not.
+    of_streams: &'static str,
+    /// PostgreSQL: leaves, and records that their stream has and the log does not yet. A row of an
+    /// unknown stream, or one that its stream has left behind, will never be a leaf: it says nothing.
+    of_log_and_ahead: &'static str,
+    /// PostgreSQL: leaves.
+    of_log: &'static str,
+    /// PostgreSQL: records that their stream has and the log does not yet.
+    ahead: &'static str,
+}
+
+macro_rules! leaf_of_intake {
+    () => {
+        "l.tenant = i.tenant AND l.replica = i.replica AND l.epoch = i.epoch AND l.seq = i.seq
+            AND l.idx < (SELECT size FROM frontier WHERE tenant = $1)"
+    };
+}
+
+macro_rules! stream_of_intake {
+    () => {
+        "stream s ON s.tenant = i.tenant AND s.replica = i.replica
+         LEFT JOIN position p ON p.tenant = i.tenant AND p.replica = i.replica"
+    };
+}
+
+macro_rules! of_kind {
+    ($kind:literal) => {
+        OfKind {
+            all: concat!("SELECT body FROM intake WHERE tenant = $1 AND kind = '", $kind, "'"),
+            of_streams: concat!(
+                "SELECT i.body FROM intake i
+                   JOIN stream s ON s.tenant = i.tenant AND s.replica = i.replica
+                  WHERE i.tenant = $1 AND i.kind = '",
+                $kind,
+                "'"
+            ),
+            of_log_and_ahead: concat!(
+                "SELECT i.body FROM intake i LEFT JOIN leaf l ON ",
+                leaf_of_intake!(),
+                " LEFT JOIN ",
+                stream_of_intake!(),
+                " WHERE i.tenant = $1 AND i.kind = '",
+                $kind,
+                "' AND (l.idx IS NOT NULL OR (s.replica IS NOT NULL
+                   AND (i.epoch, i.seq) > (coalesce(p.epoch, 0), coalesce(p.seq, 0))))"
+            ),
+            of_log: concat!(
+                "SELECT i.body FROM intake i JOIN leaf l ON ",
+                leaf_of_intake!(),
+                " WHERE i.tenant = $1 AND i.kind = '",
+                $kind,
+                "'"
+            ),
+            ahead: concat!(
+                "SELECT i.body FROM intake i JOIN ",
+                stream_of_intake!(),
+                " WHERE i.tenant = $1 AND i.kind = '",
+                $kind,
+                "' AND (i.epoch, i.seq) > (coalesce(p.epoch, 0), coalesce(p.seq, 0))"
+            ),
+        }
+    };
+}
+
+/// Erasures and purges.
+pub(crate) const ERASURES: OfKind = of_kind!("erasure");
+/// Changes of configuration.
+pub(crate) const CHANGES: OfKind = of_kind!("change");
+const HOLDS: OfKind = of_kind!("legal_hold");
+
+impl OfKind {
+    /// Reads leaves, oldest first; in PostgreSQL also records that will be leaves.
+    pub(crate) async fn read(&self, db: &Pool, tenant: &str) -> Result<Vec<Value>, StoreError> {
+        let is_shared = matches!(db, Pool::Postgres(_));
+        select(db, if is_shared { self.of_log_and_ahead } else { self.all }, tenant).await
+    }
+
+    /// Reads what gateways' streams have (PostgreSQL), without a look at the leaves.
+    async fn read_of_streams(&self, db: &Pool, tenant: &str) -> Result<Vec<Value>, StoreError> {
+        let is_shared = matches!(db, Pool::Postgres(_));
+        select(db, if is_shared { self.of_streams } else { self.all }, tenant).await
+    }
+
+    /// Reads leaves alone (PostgreSQL), oldest first.
+    pub(crate) async fn read_ordered(
+        &self,
+        db: &Pool,
+        tenant: &str,
+    ) -> Result<Vec<Value>, StoreError> {
+        select(db, self.of_log, tenant).await
+    }
+
+    /// Reads records that will be leaves (PostgreSQL), oldest first.
+    pub(crate) async fn read_ahead(
+        &self,
+        db: &Pool,
+        tenant: &str,
+    ) -> Result<Vec<Value>, StoreError> {
+        select(db, self.ahead, tenant).await
+    }
+}
+
+async fn select(db: &Pool, sql: &'static str, tenant: &str) -> Result<Vec<Value>, StoreError> {
     let rows = db.fetch_all(sql, &[Column::Text(tenant)]).await?;
     let bodies: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
     let mut leaves = parse(&bodies)?;
@@ -473,9 +574,8 @@ pub(crate) fn parse(bodies: &[Vec<u8>]) -> Result<Vec<Value>, StoreError> {
 
 /// Returns the holds in force by subject.
 pub(crate) async fn holds(db: &Pool, tenant: &str) -> Result<BTreeMap<String, Hold>, StoreError> {
-    let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'legal_hold'";
     let mut holds = BTreeMap::new();
-    for leaf in leaves(db, sql, tenant).await? {
+    for leaf in HOLDS.read(db, tenant).await? {
         let subject = text(&leaf, "principal").to_owned();
         if text(&leaf, "action") == "set" {
             let record_id = text(&leaf, "record_id").parse();

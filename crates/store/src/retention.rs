@@ -234,8 +234,7 @@ impl Store {
 
 /// Reads the schedule; settings that have no place in the log yet count too.
 pub(crate) async fn load_schedule(db: &Pool, tenant: &str) -> Result<Schedule, StoreError> {
-    let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'change'";
-    Ok(Schedule::of(&erase::leaves(db, sql, tenant).await?))
+    Ok(Schedule::of(&erase::CHANGES.read(db, tenant).await?))
 }
 
 /// Reads the purges.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use countersign_ledger::leaf::Leaf;
 use countersign_ledger::stream::StreamChecker;
 use countersign_ledger::{Frontier, Hash, leaf_hash};
+use tokio::time::{Instant, sleep};
 
 use super::joins::Told;
 use super::ledger::is_sealed;
@@ -13,11 +15,15 @@ use super::{Claim, Problem, Report, check_published, claim, open_note};
 use crate::config::{Database, StoreConfig};
 use crate::db::postgres::Servers;
 use crate::db::{Column, Pool, Row, int};
-use crate::erase;
+use crate::erase::{CHANGES, ERASURES};
 use crate::keystore::Keystore;
 
 /// Leaves that one query reads.
 const PAGE: i64 = 2_000;
+/// How long records that the log does not have yet are waited for, if something depends on them.
+const ORDER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often they are looked for.
+const ORDER_POLL: Duration = Duration::from_millis(100);
 
 /// Checks a ledger that several gateways share, and what this one publishes of it: every leaf's hash, the
 /// tree, every stream's chain, every stored checkpoint, the published log; and that the log tells of every
@@ -50,6 +56,7 @@ pub async fn check_shared(
         claims.push(claim("log/checkpoint".to_owned(), &point));
     }
     check.frontier_and_leaves(&claims, progress).await?;
+    check.strays().await?;
     check.missing().await?;
     let report = check.report;
     db.close().await;
@@ -150,17 +157,45 @@ impl Check<'_> {
     /// Checks that the log tells of every section that is missing. Read last: what is purged meanwhile is
     /// told of by then.
     async fn missing(&mut self) -> Result<(), Problem> {
-        let read = async |sql| erase::leaves(self.db, sql, self.tenant).await;
         let broken = |error| Problem::row("intake", "", "body", error);
-        let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'erasure'";
-        let erasures = read(sql).await.map_err(broken)?;
-        let sql = "SELECT body FROM intake WHERE tenant = $1 AND kind = 'change'";
-        let told = Told::of(erasures, &read(sql).await.map_err(broken)?);
-        for (index, leaf) in std::mem::take(&mut self.missing) {
-            let name = format!("leaf {index}");
-            told.missing(&mut self.report, &name, index, &leaf)?;
+        let deadline = Instant::now() + ORDER_PATIENCE;
+        loop {
+            let ahead = ERASURES.read_ahead(self.db, self.tenant).await.map_err(broken)?;
+            let erasures = ERASURES.read_ordered(self.db, self.tenant).await.map_err(broken)?;
+            let changes = CHANGES.read_ordered(self.db, self.tenant).await.map_err(broken)?;
+            let told = Told::of(erasures, &changes);
+            let mut report = self.report.clone();
+            let done = self.missing.iter().try_for_each(|(index, leaf)| {
+                told.missing(&mut report, &format!("leaf {index}"), *index, leaf)
+            });
+            // What a gateway has written and the log does not have yet is waited for.
+            if done.is_err() && !ahead.is_empty() && Instant::now() < deadline {
+                sleep(ORDER_POLL).await;
+                continue;
+            }
+            self.report = report;
+            return done;
         }
-        Ok(())
+    }
+
+    /// Looks for records that are no leaf and never will be: of no gateway's stream, or behind its place.
+    async fn strays(&self) -> Result<(), Problem> {
+        let broken = Problem::query("intake");
+        let sql = "SELECT i.replica, i.epoch, i.seq FROM intake i
+               LEFT JOIN leaf l ON l.tenant = i.tenant AND l.replica = i.replica
+                AND l.epoch = i.epoch AND l.seq = i.seq
+                AND l.idx < (SELECT size FROM frontier WHERE tenant = $1)
+               LEFT JOIN stream s ON s.tenant = i.tenant AND s.replica = i.replica
+               LEFT JOIN position p ON p.tenant = i.tenant AND p.replica = i.replica
+              WHERE i.tenant = $1 AND l.idx IS NULL AND (s.replica IS NULL
+                 OR (i.epoch, i.seq) <= (coalesce(p.epoch, 0), coalesce(p.seq, 0)))
+              ORDER BY i.replica, i.epoch, i.seq LIMIT 1";
+        let row = self.db.fetch_optional(sql, &[Column::Text(self.tenant)]).await;
+        let Some(row) = row.map_err(&broken)? else { return Ok(()) };
+        let replica: String = row.get(0).map_err(&broken)?;
+        let (epoch, seq): (i64, i64) = (row.get(1).map_err(&broken)?, row.get(2).map_err(&broken)?);
+        let key = format!("{replica}/{epoch}/{seq}");
+        Err(Problem::row("intake", key, "seq", "no gateway's stream has this record"))
     }
 
     async fn page(&self, from: i64, size: i64) -> Result<Vec<Row>, Problem> {

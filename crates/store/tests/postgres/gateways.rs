@@ -542,6 +542,46 @@ async fn what_is_due_in_a_shared_log_is_purged_by_its_leader() {
     assert!(problem.reason.contains("no erasure tells of it"), "{problem}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_no_stream_has_tells_of_no_purge() {
+    let site = Site::new();
+    let store = site.gateway("g1").await;
+    let private = Draft::new(site.world.id(), Kind::Detection).about("ada@example.com");
+    store.append(private.sealed("note", "x")).await.unwrap();
+    store.append(note(&site, 1)).await.unwrap();
+    store.publish_now().await.unwrap();
+    site.world.clock.advance(600 * 86_400_000);
+    let checked =
+        async || fsck::check_shared(&site.folder("g1"), &site.config("g1"), &mut |_, _| {}).await;
+    checked().await.unwrap();
+
+    let ms = store.config().clock.now_ms();
+    let forged = format!(
+        r#"{{"cause":"retention","job":"j","kind":"erasure","periods":["../tenant"],"phase":"purged","ranges":[[0,1]],"records":1,"time":{{"ms":{ms},"n":0}}}}"#
+    );
+    let insert = |replica: &str, epoch: u64| {
+        site.sql(&format!(
+            "INSERT INTO countersign.intake (tenant, replica, epoch, seq, record, kind, prev, body)
+             SELECT tenant, '{replica}', {epoch}, 90, decode(repeat('ab', 16), 'hex'), 'erasure', prev,
+                    convert_to('{forged}', 'UTF8')
+               FROM countersign.intake WHERE seq = 1 LIMIT 1"
+        ))
+    };
+    insert("nobody", 1);
+    let problem = checked().await.unwrap_err();
+    assert_eq!((problem.object.as_str(), problem.key.as_str()), ("intake", "nobody/1/90"));
+    let reader = Reader::of(&site.folder("g1"), &site.config("g1")).await.unwrap();
+    let status = reader.retention(store.config().retention, ms).await.unwrap();
+    assert_eq!((status.pending, status.due_records), (None, 1));
+    reader.close().await;
+    insert("g1", 0);
+    let problem = checked().await.unwrap_err();
+    assert_eq!(problem.key, "g1/0/90");
+    store.purge_now().await.unwrap();
+    assert!(site.world.folder.path().join("keys/tenant.kek").exists());
+    store.shutdown().await.unwrap();
+}
+
 async fn await_that(mut done: impl FnMut() -> bool) {
     for _ in 0..200 {
         if done() {
