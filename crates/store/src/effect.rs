@@ -25,6 +25,8 @@ pub(crate) enum Effect {
     /// Deletes all sealed sections of records whose time has come.
     PurgeSections {
         records: Vec<Vec<u8>>,
+        /// How many there are: with another number nothing is deleted, and nothing recorded.
+        sections: u64,
     },
 }
 
@@ -98,6 +100,7 @@ async fn purge_sections(
     tx: &mut Conn,
     tenant: &str,
     records: &[Vec<u8>],
+    sections: u64,
 ) -> Result<(), sqlx::Error> {
     let hex = |id: &Vec<u8>| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let records = Value::from_iter(records.iter().map(hex)).to_string();
@@ -105,13 +108,24 @@ async fn purge_sections(
     if let Conn::Sqlite(_) = tx {
         let sql = "DELETE FROM sealed WHERE tenant = $1
                      AND record IN (SELECT unhex(value) FROM json_each($2))";
-        return tx.execute(sql, &args).await.map(drop);
+        let deleted = tx.execute(sql, &args).await?;
+        return expect(deleted, sections);
     }
     let sql = "DELETE FROM sealed WHERE tenant = $1
                  AND record IN (SELECT decode(id, 'hex') FROM json_array_elements_text($2::json) AS id)";
     tx.execute("SET LOCAL ROLE countersign_retention", &[]).await?;
-    tx.execute(sql, &args).await?;
-    tx.execute("SET LOCAL ROLE countersign_gateway", &[]).await.map(drop)
+    let deleted = tx.execute(sql, &args).await?;
+    tx.execute("SET LOCAL ROLE countersign_gateway", &[]).await?;
+    expect(deleted, sections)
+}
+
+/// Refuses a deletion of other rows than were counted.
+fn expect(deleted: u64, counted: u64) -> Result<(), sqlx::Error> {
+    if deleted == counted {
+        return Ok(());
+    }
+    let reason = format!("{counted} sealed sections were counted and {deleted} found");
+    Err(sqlx::Error::Protocol(reason))
 }
 
 /// A stored API key.
@@ -148,7 +162,9 @@ pub(crate) async fn apply(tx: &mut Conn, tenant: &str, effect: Effect) -> Result
         Effect::PutBundle { hash, files } => put_bundle(tx, tenant, &hash, &files).await,
         Effect::ActivateBundle { hash } => activate_bundle(tx, tenant, &hash).await,
         Effect::TellOthers => Ok(()),
-        Effect::PurgeSections { records } => purge_sections(tx, tenant, &records).await,
+        Effect::PurgeSections { records, sections } => {
+            purge_sections(tx, tenant, &records, sections).await
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::batch::record_from;
 use crate::db::{Column, Pool};
 use crate::effect::Effect;
 use crate::erase;
-use crate::keystore::period_of;
+use crate::keystore::{check_period, period_of};
 use crate::store::Inner;
 use crate::subject::blocking;
 use crate::{Appended, Store, StoreError};
@@ -224,7 +224,8 @@ impl Store {
             .with("sections", batch.sections)
             .with("digest", sha256(batch.lines.as_bytes()).to_string())
             .with("periods", json!(batch.periods));
-        self.append_with(draft, vec![Effect::PurgeSections { records: batch.records }]).await?;
+        let effect = Effect::PurgeSections { records: batch.records, sections: batch.sections };
+        self.append_with(draft, vec![effect]).await?;
         begun.batches += 1;
         begun.records += records;
         begun.sections += batch.sections;
@@ -276,6 +277,8 @@ impl Store {
         let keystore = Arc::clone(&self.inner.keys);
         let there = blocking(move || keystore.periods()).await?;
         let first_kept = period_of(now_ms.saturating_sub(days_ms(SECTIONS_DAYS_MIN)));
+        // The names come from rows.
+        purged.iter().try_for_each(|period| check_period(period))?;
         let candidates: BTreeSet<&String> = there.iter().chain(purged).collect();
         let mut idle = Vec::new();
         for period in candidates.into_iter().filter(|period| **period < first_kept) {
