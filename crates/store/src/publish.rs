@@ -412,9 +412,15 @@ impl Store {
             if let Err(error) = self.publish_now().await {
                 tracing::error!(%error, "the log cannot be published");
             }
-            if let Err(error) = self.purge_daily().await {
-                tracing::error!(%error, "private sections whose time has come cannot be purged");
-            }
+            // In a task of its own: nobody waits for it, and only one goes a step on.
+            tokio::spawn({
+                let store = self.clone();
+                async move {
+                    if let Err(error) = store.purge_daily().await {
+                        tracing::error!(%error, "private sections that are due cannot be purged");
+                    }
+                }
+            });
             // Of its own stream: records of other gateways do not say that this one lives.
             if self.written() != written {
                 (written, since) = (self.written(), Instant::now());
