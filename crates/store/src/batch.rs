@@ -301,6 +301,7 @@ impl Batch<'_> {
     async fn record(&mut self, prepared: &mut Prepared, effects: Vec<Effect>) -> Refusable<Done> {
         let tenant = self.tenant;
         for effect in effects {
+            self.bytes = self.bytes.saturating_add(effect.bytes());
             effect::apply(self.tx().await?, tenant, effect).await?;
         }
         Ok(self.append(prepared).await?.map(Done::Recorded))

@@ -27,7 +27,16 @@ pub(crate) enum Effect {
         records: Vec<Vec<u8>>,
         /// How many there are: with another number nothing is deleted, and nothing recorded.
         sections: u64,
+        /// Bytes of their ciphertext.
+        bytes: usize,
     },
+}
+
+impl Effect {
+    /// Returns how many bytes it rewrites, if that is much.
+    pub(crate) fn bytes(&self) -> usize {
+        if let Self::PurgeSections { bytes, .. } = self { *bytes } else { 0 }
+    }
 }
 
 /// What the writer deletes for an erasure; no record tells of it before all of it is done.
@@ -162,7 +171,7 @@ pub(crate) async fn apply(tx: &mut Conn, tenant: &str, effect: Effect) -> Result
         Effect::PutBundle { hash, files } => put_bundle(tx, tenant, &hash, &files).await,
         Effect::ActivateBundle { hash } => activate_bundle(tx, tenant, &hash).await,
         Effect::TellOthers => Ok(()),
-        Effect::PurgeSections { records, sections } => {
+        Effect::PurgeSections { records, sections, .. } => {
             purge_sections(tx, tenant, &records, sections).await
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct Due {
     index: u64,
     record: Vec<u8>,
     sections: u64,
+    /// Of their ciphertext.
+    bytes: u64,
     /// Whether no leaf with private fields is between it and the one before.
     joins: bool,
 }
@@ -46,6 +48,8 @@ pub(crate) struct Due {
 /// A look through the log from its oldest private sections on.
 pub(crate) struct Scan {
     tenant: String,
+    /// What is configured.
+    days: u32,
     schedule: Schedule,
     held_subjects: BTreeSet<String>,
     now_ms: i64,
@@ -70,16 +74,11 @@ impl Scan {
         now_ms: i64,
         from: u64,
     ) -> Result<Self, StoreError> {
-        let mut schedule = load_schedule(db, tenant).await?;
-        if schedule.current() != days {
-            // What is configured and not recorded yet holds as if it were recorded now.
-            schedule = schedule.with(now_ms, days);
-        }
-        let held_subjects = erase::holds(db, tenant).await?.into_keys().collect();
-        Ok(Self {
+        let mut scan = Self {
             tenant: tenant.to_owned(),
-            schedule,
-            held_subjects,
+            days,
+            schedule: Schedule::of([]),
+            held_subjects: BTreeSet::new(),
             now_ms,
             from,
             low: None,
@@ -87,12 +86,28 @@ impl Scan {
             next_due_ms: None,
             joined: false,
             ended: false,
-        })
+        };
+        scan.reload(db).await?;
+        Ok(scan)
     }
 
-    /// Returns what is due among the next leaves; the scan has ended when no later one can be due.
-    async fn page(&mut self, db: &Pool) -> Result<Vec<Due>, StoreError> {
+    /// Reads the schedule and the holds, which may have changed.
+    async fn reload(&mut self, db: &Pool) -> Result<(), StoreError> {
+        self.schedule = load_schedule(db, &self.tenant).await?;
+        if self.schedule.current() != self.days {
+            // What is configured and not recorded yet holds as if it were recorded now.
+            self.schedule = self.schedule.clone().with(self.now_ms, self.days);
+        }
+        self.held_subjects = erase::holds(db, &self.tenant).await?.into_keys().collect();
+        Ok(())
+    }
+
+    /// Returns what is due among the next leaves, as far as `bytes_max` of ciphertext and a record more; the
+    /// scan has ended when no later one can be due.
+    async fn page(&mut self, db: &Pool, bytes_max: u64) -> Result<Vec<Due>, StoreError> {
         let sql = "SELECT l.idx, i.record, i.body, (SELECT count(*) FROM sealed s
+                     WHERE s.tenant = l.tenant AND s.record = i.record),
+                    (SELECT coalesce(sum(length(s.ciphertext)), 0) FROM sealed s
                      WHERE s.tenant = l.tenant AND s.record = i.record)
                FROM leaf l JOIN intake i ON i.tenant = l.tenant AND i.replica = l.replica
                 AND i.epoch = l.epoch AND i.seq = l.seq
@@ -101,13 +116,18 @@ impl Scan {
         let rows =
             db.fetch_all(sql, &[Column::Text(&self.tenant), from, Column::Int(PAGE)]).await?;
         self.ended = rows.is_empty();
-        let mut due = Vec::new();
+        let (mut due, mut bytes) = (Vec::new(), 0_u64);
         for row in &rows {
             let index = unsigned(row.get(0)?, "leaf.idx")?;
             let leaf = parse(&row.get::<Vec<u8>>(2)?)?;
             self.from = index + 1;
-            due.extend(self.look(index, row.get(1)?, &leaf, unsigned(row.get(3)?, "sealed")?));
-            if self.ended {
+            let sections = unsigned(row.get(3)?, "sealed")?;
+            if let Some(mut found) = self.look(index, row.get(1)?, &leaf, sections) {
+                found.bytes = unsigned(row.get(4)?, "sealed")?;
+                bytes = bytes.saturating_add(found.bytes);
+                due.push(found);
+            }
+            if self.ended || bytes >= bytes_max {
                 break;
             }
         }
@@ -134,7 +154,7 @@ impl Scan {
         }
         if is_due && !is_held {
             let joins = std::mem::replace(&mut self.joined, true);
-            return Some(Due { index, record, sections, joins });
+            return Some(Due { index, record, sections, bytes: 0, joins });
         }
         self.low.get_or_insert(index);
         self.joined = false;
@@ -182,7 +202,7 @@ impl Reader {
         let mut scan = Scan::begin(db, tenant, days.sections_days(), now_ms, purges.next).await?;
         let (mut records, mut sections) = (0, 0);
         while !scan.ended {
-            for due in scan.page(db).await? {
+            for due in scan.page(db, u64::MAX).await? {
                 records += 1;
                 sections += due.sections;
             }

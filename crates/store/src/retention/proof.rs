@@ -71,6 +71,7 @@ impl Purges {
         for leaf in leaves.into_iter().filter(|leaf| text(leaf, "cause") == CAUSE) {
             match text(leaf, "phase") {
                 "purged" => purges.add(Batch::of(leaf)),
+                "keys" => purges.begin(text(leaf, "job")).periods.extend(texts(leaf, "keys")),
                 "done" => purges.end(leaf),
                 _ => {}
             }
@@ -82,15 +83,21 @@ impl Purges {
     fn add(&mut self, batch: Batch) {
         let place = self.batches.len();
         self.ranges.extend(batch.ranges.iter().map(|(from, to)| (*from, *to, place)));
-        let begun = self.pending.get_or_insert_default();
-        if begun.job != batch.job {
-            *begun = Begun { job: batch.job.clone(), ..Begun::default() };
-        }
+        let begun = self.begin(&batch.job);
         begun.batches += 1;
         begun.records = begun.records.saturating_add(batch.records);
         begun.sections = begun.sections.saturating_add(batch.sections);
         begun.periods.extend(batch.periods.iter().cloned());
         self.batches.push(batch);
+    }
+
+    /// Returns what a job has done so far.
+    fn begin(&mut self, job: &str) -> &mut Begun {
+        let begun = self.pending.get_or_insert_default();
+        if begun.job != job {
+            *begun = Begun { job: job.to_owned(), ..Begun::default() };
+        }
+        begun
     }
 
     fn end(&mut self, leaf: &Value) {

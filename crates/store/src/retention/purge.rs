@@ -1,6 +1,6 @@
 //! Deletes private sections whose time has come, batch by batch, and says so in the log.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,6 @@ use super::{Due, Scan, load_purges};
 use crate::batch::record_from;
 use crate::db::{Column, Pool};
 use crate::effect::Effect;
-use crate::erase;
 use crate::keystore::{check_period, period_of};
 use crate::store::Inner;
 use crate::subject::blocking;
@@ -22,12 +21,16 @@ use crate::{Appended, Store, StoreError};
 
 /// Records that one transaction purges, and a page more.
 const BATCH_RECORDS: usize = 500;
+/// Bytes of ciphertext that one transaction deletes, and a record more: others wait for it.
+const BATCH_BYTES: u64 = 4 << 20;
 /// Ranges after which a batch ends: its leaf has at most 16 KiB.
 const BATCH_RANGES: usize = 200;
 /// Pages that are looked at for one batch, so that nobody waits long for the lock of erasures.
 const BATCH_PAGES: usize = 20;
 /// The pause between two purges by itself, in milliseconds.
 const PURGE_EVERY_MS: i64 = 24 * 60 * 60 * 1_000;
+/// The pause after one that failed, in milliseconds.
+const RETRY_AFTER_MS: i64 = 60 * 1_000;
 /// Row ids that one look through a table covers, so that no read holds the write-ahead log for long.
 const SCAN_ROWS: i64 = 50_000;
 
@@ -77,6 +80,8 @@ struct Batch {
     records: Vec<Vec<u8>>,
     ranges: Vec<(u64, u64)>,
     sections: u64,
+    /// Of ciphertext.
+    bytes: u64,
     periods: BTreeSet<String>,
     /// A line for each section: record, name and digest.
     lines: String,
@@ -84,7 +89,9 @@ struct Batch {
 
 impl Batch {
     fn is_full(&self) -> bool {
-        self.records.len() >= BATCH_RECORDS || self.ranges.len() >= BATCH_RANGES
+        self.records.len() >= BATCH_RECORDS
+            || self.ranges.len() >= BATCH_RANGES
+            || self.bytes >= BATCH_BYTES
     }
 
     fn add(&mut self, due: Due) {
@@ -93,20 +100,25 @@ impl Batch {
             _ => self.ranges.push((due.index, due.index + 1)),
         }
         self.sections += due.sections;
+        self.bytes = self.bytes.saturating_add(due.bytes);
         self.records.push(due.record);
     }
 
     /// Reads what is to go: the digest of all of it stays.
     async fn read(&mut self, db: &Pool, tenant: &str) -> Result<(), StoreError> {
         let sql = "SELECT section, period, nonce, ciphertext, dek FROM sealed
-              WHERE tenant = $1 AND record = $2 ORDER BY section";
+              WHERE tenant = $1 AND record = $2";
         for record in &self.records {
             let id: RecordId = record_from(record)?;
+            let mut digests = BTreeMap::new();
             for row in db.fetch_all(sql, &[Column::Text(tenant), Column::Blob(record)]).await? {
-                let section: String = row.get(0)?;
                 let parts: [Vec<u8>; 3] = [row.get(2)?, row.get(3)?, row.get(4)?];
                 self.periods.insert(row.get(1)?);
-                self.lines.push_str(&format!("{id} {section} {}\n", sha256(&parts.concat())));
+                digests.insert(row.get::<String>(0)?, sha256(&parts.concat()));
+            }
+            // By bytes, which a database's collation need not do.
+            for (section, digest) in digests {
+                self.lines.push_str(&format!("{id} {section} {digest}\n"));
             }
         }
         Ok(())
@@ -123,16 +135,14 @@ impl Store {
     pub async fn purge_now(&self) -> Result<Purged, StoreError> {
         // With several gateways: takes the lead if nobody has it.
         self.order_now().await?;
-        if !self.inner.publishing.lock().await.leads() {
-            let reason = "another gateway leads the log, and it purges";
-            return Err(StoreError::unavailable(reason));
-        }
+        self.must_lead().await?;
         let store = self.clone();
         // A task of its own: a caller that goes away does not stop it half-way.
         let work = tokio::spawn(async move {
             store.record_retention().await?;
             let mut purging = store.inner.purging.lock().await;
             loop {
+                store.must_lead().await?;
                 if let Some(done) = store.purge_some(&mut purging).await? {
                     return Ok(done);
                 }
@@ -141,19 +151,33 @@ impl Store {
         work.await.unwrap_or_else(|_| Err(StoreError::unavailable("the purge ended early")))
     }
 
+    async fn must_lead(&self) -> Result<(), StoreError> {
+        if self.inner.publishing.lock().await.leads() {
+            return Ok(());
+        }
+        Err(StoreError::unavailable("another gateway leads the log, and it purges"))
+    }
+
     /// Goes a step on with the daily purge, if one is due; a step is one transaction.
     pub(crate) async fn purge_daily(&self) -> Result<(), StoreError> {
         let due = self.inner.next_purge_ms.load(Ordering::Relaxed) <= self.now_ms();
-        if !due || !self.inner.publishing.lock().await.leads() {
+        if !due {
             return Ok(());
         }
         // Whoever has the lock purges.
         let Ok(mut purging) = self.inner.purging.try_lock() else { return Ok(()) };
-        let done = self.purge_some(&mut purging).await;
-        if !matches!(done, Ok(None)) {
-            let next = self.now_ms().saturating_add(PURGE_EVERY_MS);
-            self.inner.next_purge_ms.store(next, Ordering::Relaxed);
+        if self.must_lead().await.is_err() {
+            // Whoever leads now goes on with it.
+            *purging = None;
+            return Ok(());
         }
+        let done = self.purge_some(&mut purging).await;
+        let pause = match &done {
+            Ok(None) => 0,
+            Ok(Some(_)) => PURGE_EVERY_MS,
+            Err(_) => RETRY_AFTER_MS,
+        };
+        self.inner.next_purge_ms.store(self.now_ms().saturating_add(pause), Ordering::Relaxed);
         let done = done?;
         if let Some(Purged { job: Some(job), records, held, .. }) = done {
             tracing::info!(job, records, held, "private sections were purged by age");
@@ -196,10 +220,10 @@ impl Store {
     async fn purge_batch(&self, going: &mut Purging) -> Result<bool, StoreError> {
         let Purging { begun, scan } = going;
         let (db, tenant) = (&self.inner.read, self.inner.config.tenant.as_str());
-        scan.held_subjects = erase::holds(db, tenant).await?.into_keys().collect();
+        scan.reload(db).await?;
         let mut batch = Batch::default();
         for _ in 0..BATCH_PAGES {
-            for due in scan.page(db).await? {
+            for due in scan.page(db, BATCH_BYTES.saturating_sub(batch.bytes)).await? {
                 batch.add(due);
             }
             if scan.ended || batch.is_full() {
@@ -224,7 +248,9 @@ impl Store {
             .with("sections", batch.sections)
             .with("digest", sha256(batch.lines.as_bytes()).to_string())
             .with("periods", json!(batch.periods));
-        let effect = Effect::PurgeSections { records: batch.records, sections: batch.sections };
+        let bytes = usize::try_from(batch.bytes).unwrap_or(usize::MAX);
+        let effect =
+            Effect::PurgeSections { records: batch.records, sections: batch.sections, bytes };
         self.append_with(draft, vec![effect]).await?;
         begun.batches += 1;
         begun.records += records;
@@ -241,10 +267,10 @@ impl Store {
             return Ok(Purged { held: scan.held, ..Purged::default() });
         }
         self.empty_log().await?;
-        let (keystore, doomed) = (Arc::clone(&self.inner.keys), keys.clone());
-        blocking(move || doomed.iter().try_for_each(|period| keystore.destroy_period(period)))
-            .await?;
         let job = if begun.job.is_empty() { self.new_id().to_string() } else { begun.job };
+        if !keys.is_empty() {
+            self.destroy_keys(&job, &keys).await?;
+        }
         let draft = Draft::new(self.new_id(), Kind::Erasure)
             .with("phase", "done")
             .with("cause", CAUSE)
@@ -264,6 +290,18 @@ impl Store {
             keys,
             record: Some(record),
         })
+    }
+
+    /// Destroys keys of months; the log says first that this happens.
+    async fn destroy_keys(&self, job: &str, keys: &[String]) -> Result<(), StoreError> {
+        let draft = Draft::new(self.new_id(), Kind::Erasure)
+            .with("phase", "keys")
+            .with("cause", CAUSE)
+            .with("job", job)
+            .with("keys", json!(keys));
+        self.append(draft).await?;
+        let (keystore, doomed) = (Arc::clone(&self.inner.keys), keys.to_vec());
+        blocking(move || doomed.iter().try_for_each(|period| keystore.destroy_period(period))).await
     }
 
     /// Returns the months whose keys open nothing any more, and on which nothing can be sealed any more.

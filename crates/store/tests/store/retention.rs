@@ -115,6 +115,32 @@ async fn after_a_purge_no_byte_of_it_is_in_any_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_a_purge_is_bounded_by_bytes_and_keys_are_named_before_they_go() {
+    let world = World::new();
+    let store = world.create().await;
+    for _ in 0..12 {
+        let draft = Draft::new(world.id(), Kind::Detection).about(ADA);
+        store.append(draft.sealed("note", "x".repeat(1 << 20))).await.unwrap();
+    }
+    world.days(600);
+    let purged = store.purge_now().await.unwrap();
+    assert_eq!((purged.records, purged.sections), (12, 24));
+    let reader = Reader::open(&world.path(), None).await.unwrap();
+    let erasures = Query { kind: Some("erasure".into()), ..Query::default() };
+    let leaves = reader.query(&erasures).await.unwrap().records;
+    reader.close().await;
+    let phases: Vec<&str> =
+        leaves.iter().rev().map(|leaf| leaf.leaf["phase"].as_str().unwrap()).collect();
+    // Three records of well over a mebibyte each are more than 4 MiB.
+    assert_eq!(phases, ["purged", "purged", "purged", "purged", "keys", "done"]);
+    assert_eq!(leaves[1].leaf["keys"], leaves[0].leaf["keys"]);
+    assert_eq!(leaves[0].leaf["keys"][0], "2026-11-standard");
+    store.shutdown().await.unwrap();
+    let report = world.checked().await.unwrap();
+    assert_eq!((report.records_purged, report.purge_jobs.len()), (12, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_legal_hold_keeps_what_is_due_until_it_is_lifted() {
     let world = World::new();
     let store = world.create().await;
