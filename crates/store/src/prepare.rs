@@ -26,6 +26,9 @@ use crate::subject::Subject;
 /// The section with a record's disclosures.
 pub(crate) const PRIVATE: &str = "private";
 
+/// What the names of sections with one large value each begin with.
+const BLOB: &str = "blob/";
+
 /// The section with a result that is kept for replay.
 pub(crate) const RESULT: &str = "result";
 
@@ -158,7 +161,7 @@ impl Prepared {
         for private in draft.private {
             let (disclosure, blob) = disclose(private, &mut random)?;
             if let Some(blob) = blob {
-                let name = format!("blob/{}", disclosure.name().unwrap_or_default());
+                let name = format!("{BLOB}{}", disclosure.name().unwrap_or_default());
                 sealed.push(sealer.seal(record, &name, blob, &mut random)?);
             }
             disclosures.push(disclosure);
@@ -240,6 +243,21 @@ fn base_fields(
     base
 }
 
+/// Returns the section in which the value of a disclosure is, if it is only referred to.
+pub(crate) fn blob_of(disclosure: &Disclosure) -> Option<String> {
+    is_reference(disclosure.value())
+        .then(|| format!("{BLOB}{}", disclosure.name().unwrap_or_default()))
+}
+
+/// Returns whether a value has the form of a reference to a blob.
+fn is_reference(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| {
+        object.len() == 2
+            && object.get("sha256").is_some_and(Value::is_string)
+            && object.get("len").is_some_and(Value::is_u64)
+    })
+}
+
 /// Makes a field's disclosure, and the parts of its blob if the value is too large to be disclosed.
 fn disclose(
     private: Private,
@@ -249,7 +267,8 @@ fn disclose(
         StoreError::invalid(error.to_string())
     };
     let text = private.value.to_string();
-    if text.len() <= DISCLOSED_VALUE_BYTES_MAX {
+    // A value that looks like a reference goes apart, too: so each that looks like one is one.
+    if text.len() <= DISCLOSED_VALUE_BYTES_MAX && !is_reference(&private.value) {
         let Private { name, value } = private;
         let disclosure = Disclosure::with_text(&random.array()?, &name, value, &text);
         return Ok((disclosure.map_err(invalid)?, None));

@@ -13,7 +13,7 @@ use crate::StoreError;
 use crate::batch::record_from;
 use crate::db::Row;
 use crate::erase;
-use crate::prepare::PRIVATE;
+use crate::prepare::{PRIVATE, blob_of};
 use crate::reader::read_sealed;
 use crate::retention::proof::Purges;
 use crate::retention::schedule::Schedule;
@@ -92,7 +92,7 @@ impl Check<'_> {
         let broken = Problem::query("sealed");
         let mut missing: HashSet<RecordId> =
             known.iter().filter(|(_, known)| known.is_sealed).map(|(record, _)| *record).collect();
-        let mut last: i64 = 0;
+        let (mut last, mut blobs) = (0_i64, Blobs::default());
         loop {
             let row = sqlx::query(
                 "SELECT d.section, d.subject, d.period, d.nonce, d.ciphertext, d.dek, s.slot,
@@ -106,7 +106,8 @@ impl Check<'_> {
             .await
             .map_err(&broken)?;
             let Some(row) = row.map(Row::Sqlite) else {
-                return self.erased(known, missing).await;
+                blobs.compare()?;
+                return self.erased(known, missing, &blobs).await;
             };
             last = row.get(8).map_err(&broken)?;
             let record: Vec<u8> = row.get(7).map_err(&broken)?;
@@ -118,6 +119,8 @@ impl Check<'_> {
             };
             if sealed.section() == PRIVATE {
                 missing.remove(&record);
+            } else {
+                blobs.there.insert((record, sealed.section().to_owned()));
             }
             let slot: Option<i64> = row.get(6).map_err(&broken)?;
             let opened = match (&self.keys, slot.and_then(|slot| u32::try_from(slot).ok())) {
@@ -128,7 +131,10 @@ impl Check<'_> {
                 Ok(section) if sealed.section() == PRIVATE => {
                     let body = self.body(owner.rowid).await?;
                     match open_leaf(&body, section.disclosures()) {
-                        Ok(opened) if opened.closed.is_empty() => {}
+                        Ok(opened) if opened.closed.is_empty() => {
+                            let names = section.disclosures().iter().filter_map(blob_of);
+                            blobs.expected.extend(names.map(|name| (record, name)));
+                        }
                         Ok(_) => return Err(mismatch(record, "digests of the leaf stay closed")),
                         Err(error) => return Err(mismatch(record, error)),
                     }
@@ -138,6 +144,26 @@ impl Check<'_> {
                 Err(StoreError::NoKey(_)) => self.report.sections_closed += 1,
                 Err(error) => return Err(mismatch(record, error)),
             }
+        }
+    }
+}
+
+/// Sections with one large value each; few records have any.
+#[derive(Default)]
+struct Blobs {
+    there: HashSet<(RecordId, String)>,
+    /// Those that opened sections refer to.
+    expected: HashSet<(RecordId, String)>,
+}
+
+impl Blobs {
+    fn compare(&self) -> Result<(), Problem> {
+        match self.expected.difference(&self.there).min() {
+            Some((record, section)) => {
+                let reason = format!("section `{section}` is missing, and `{PRIVATE}` is there");
+                Err(Problem::row("sealed", record, "section", reason))
+            }
+            None => Ok(()),
         }
     }
 }
@@ -186,7 +212,12 @@ impl Told {
 impl Check<'_> {
     /// Checks that an erasure or a purge tells of every record whose sealed section is not there, and that
     /// what purges tell of is not there.
-    async fn erased(&mut self, known: &Records, missing: HashSet<RecordId>) -> Result<(), Problem> {
+    async fn erased(
+        &mut self,
+        known: &Records,
+        missing: HashSet<RecordId>,
+        blobs: &Blobs,
+    ) -> Result<(), Problem> {
         let changes = self.leaves_of("change").await?;
         let told = Told::of(self.leaves_of("erasure").await?, &changes);
         let sealed = known.iter().filter(|(_, known)| known.is_sealed);
@@ -195,6 +226,14 @@ impl Check<'_> {
         let false_word =
             |(record, reason): (String, String)| Problem::row("intake", record, "body", reason);
         told.purges.check(&private).map_err(false_word)?;
+        for (record, section) in &blobs.there {
+            let batch = known.get(record).and_then(|owner| told.purges.covering(owner.index));
+            if let Some(batch) = batch {
+                let reason =
+                    format!("`{section}` is there, and job `{}` says it is not", batch.job);
+                return Err(Problem::row("sealed", record, "section", reason));
+            }
+        }
         for (record, owner) in sealed {
             if !missing.contains(record) {
                 if let Some(batch) = told.purges.covering(owner.index) {

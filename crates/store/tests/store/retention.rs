@@ -286,3 +286,40 @@ async fn a_section_that_no_purge_tells_of_or_that_a_purge_denies_is_damage() {
     assert!(problem.reason.contains("no erasure tells of it"), "{problem}");
     db.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_value_that_is_gone_or_left_behind_is_damage() {
+    let world = World::new();
+    let store = world.create().await;
+    let large = "x".repeat(100_000);
+    let draft = Draft::new(world.id(), Kind::Detection).about(ADA).sealed("note", large);
+    let record = store.append(draft).await.unwrap().record_id;
+    let alike = serde_json::json!({"sha256": "x", "len": 7});
+    let draft = Draft::new(world.id(), Kind::Detection).about(ADA).sealed("note", alike.clone());
+    let alike = (store.append(draft).await.unwrap().record_id, alike);
+    world.days(300);
+    store.append(Draft::new(world.id(), Kind::Check)).await.unwrap();
+    let reader = Reader::open(&world.path(), None).await.unwrap();
+    assert_eq!(reader.blob(alike.0, "note").await.unwrap(), Some(alike.1), "it is kept apart");
+    reader.close().await;
+    world.checked().await.unwrap();
+    let mut db = raw(&world.database()).await;
+    let remove = "CREATE TEMP TABLE copy AS SELECT * FROM sealed;
+         DELETE FROM sealed WHERE section = 'blob/note' AND length(ciphertext) > 90000";
+    sqlx::raw_sql(remove).execute(&mut db).await.unwrap();
+    let problem = world.checked().await.unwrap_err();
+    assert_eq!((problem.key, problem.column.as_str()), (record.to_string(), "section"));
+    assert!(problem.reason.contains("`blob/note` is missing"), "{}", problem.reason);
+    let restore = "INSERT OR IGNORE INTO sealed SELECT * FROM copy";
+    sqlx::raw_sql(restore).execute(&mut db).await.unwrap();
+    world.checked().await.unwrap();
+    world.days(300);
+    assert_eq!(store.purge_now().await.unwrap().sections, 4);
+    store.shutdown().await.unwrap();
+    world.checked().await.unwrap();
+    let left = "INSERT INTO sealed SELECT * FROM copy WHERE section = 'blob/note'";
+    sqlx::raw_sql(left).execute(&mut db).await.unwrap();
+    let problem = world.checked().await.unwrap_err();
+    assert!(problem.reason.contains("`blob/note` is there, and job"), "{problem}");
+    db.close().await.unwrap();
+}
