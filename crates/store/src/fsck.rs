@@ -94,20 +94,36 @@ impl Problem {
 pub(crate) struct Check<'a> {
     pub(crate) conn: &'a mut SqliteConnection,
     pub(crate) tenant: String,
+    /// The time of the check, in Unix milliseconds.
+    pub(crate) now_ms: i64,
     pub(crate) keys: Option<Keystore>,
     pub(crate) report: Report,
     /// Roots at the sizes that something vouches for, filled by the pass over the leaves.
     pub(crate) roots: BTreeMap<u64, Option<Hash>>,
 }
 
-/// Checks a store; `keys` is the keystore's folder, `keys` in the data folder if absent. `progress` is
-/// told how many leaves of how many are done.
+/// Checks a store as [`check_at`] does, but for times: none counts as one that is to come.
 ///
 /// # Errors
-/// [`Problem`] names the first bad table, key and column, or the first bad file.
+/// As [`check_at`].
 pub async fn check(
     folder: &Path,
     keys: Option<&Path>,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Report, Problem> {
+    check_at(folder, keys, i64::MAX, progress).await
+}
+
+/// Checks a store at a time in Unix milliseconds: a purge that is dated later is damage. `keys` is the
+/// keystore's folder, `keys` in the data folder if absent. `progress` is told how many leaves of how many
+/// are done.
+///
+/// # Errors
+/// [`Problem`] names the first bad table, key and column, or the first bad file.
+pub async fn check_at(
+    folder: &Path,
+    keys: Option<&Path>,
+    now_ms: i64,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Report, Problem> {
     let keys_folder = keys.map_or_else(|| folder.join("keys"), Path::to_owned);
@@ -123,7 +139,7 @@ pub async fn check(
         .await
         .map_err(Problem::query("coord"))?;
     let (report, roots) = (Report::default(), BTreeMap::new());
-    let mut check = Check { conn: &mut tx, tenant, keys, report, roots };
+    let mut check = Check { conn: &mut tx, tenant, now_ms, keys, report, roots };
     check.rows().await?;
     let claims = check.claims(published, &keys_folder).await?;
     let known = check.ledger(progress).await?;

@@ -215,7 +215,8 @@ async fn check_installation(paths: &Paths, mut trust: Trusted) -> anyhow::Result
         let checked = if shared {
             fsck::check_shared(&paths.data, &config, &mut progress).await
         } else {
-            fsck::check(&paths.data, None, &mut progress).await
+            let now_ms = config.clock.now_ms();
+            fsck::check_at(&paths.data, None, now_ms, &mut progress).await
         };
         bar.finish_and_clear();
         let problem = match checked {

@@ -16,7 +16,7 @@ use crate::erase;
 use crate::prepare::{PRIVATE, blob_of};
 use crate::reader::read_sealed;
 use crate::retention::proof::Purges;
-use crate::retention::schedule::Schedule;
+use crate::retention::schedule::{SKEW_MS, Schedule};
 
 impl Check<'_> {
     /// Compares what belongs to records with their leaves.
@@ -173,13 +173,19 @@ pub(super) struct Told {
     erasures: Vec<serde_json::Value>,
     pub(super) purges: Purges,
     schedule: Schedule,
+    /// The time of the check, in Unix milliseconds.
+    now_ms: i64,
 }
 
 impl Told {
     /// Reads it from `erasure` and `change` leaves, oldest first.
-    pub(super) fn of(erasures: Vec<serde_json::Value>, changes: &[serde_json::Value]) -> Self {
+    pub(super) fn of(
+        erasures: Vec<serde_json::Value>,
+        changes: &[serde_json::Value],
+        now_ms: i64,
+    ) -> Self {
         let (purges, schedule) = (Purges::of(&erasures), Schedule::of(changes));
-        Self { erasures, purges, schedule }
+        Self { erasures, purges, schedule, now_ms }
     }
 
     /// Checks that the log tells of a record whose private section is missing, and counts it.
@@ -195,6 +201,9 @@ impl Told {
         if let Some(batch) = self.purges.covering(index) {
             if !batch.was_due(&self.schedule, erase::time(&leaf).0) {
                 return bad(format!("job `{}` purged it before its time", batch.job));
+            }
+            if batch.ms > self.now_ms.saturating_add(SKEW_MS) {
+                return bad(format!("job `{}` purged it at a time that is to come", batch.job));
             }
             report.records_purged += 1;
             *report.purge_jobs.entry(batch.job.clone()).or_default() += 1;
@@ -219,7 +228,7 @@ impl Check<'_> {
         blobs: &Blobs,
     ) -> Result<(), Problem> {
         let changes = self.leaves_of("change").await?;
-        let told = Told::of(self.leaves_of("erasure").await?, &changes);
+        let told = Told::of(self.leaves_of("erasure").await?, &changes, self.now_ms);
         let sealed = known.iter().filter(|(_, known)| known.is_sealed);
         let mut private: Vec<u64> = sealed.clone().map(|(_, known)| known.index).collect();
         private.sort_unstable();

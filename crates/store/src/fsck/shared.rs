@@ -39,7 +39,8 @@ pub async fn check_shared(
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Report, Problem> {
     let Database::Postgres(urls) = &config.database else {
-        return super::check(folder, config.keys.as_deref(), progress).await;
+        let (keys, now_ms) = (config.keys.as_deref(), config.clock.now_ms());
+        return super::check_at(folder, keys, now_ms, progress).await;
     };
     let broken = |error: crate::StoreError| Problem::file("database", error);
     let tenant = config.tenant.as_str();
@@ -47,7 +48,9 @@ pub async fn check_shared(
     let keys = config.keys.clone().unwrap_or_else(|| folder.join("keys"));
     let keys = Keystore::open(&keys).ok();
     let report = Report::default();
-    let mut check = Check { db: &db, tenant, keys: keys.as_ref(), report, missing: Vec::new() };
+    let now_ms = config.clock.now_ms();
+    let missing = Vec::new();
+    let mut check = Check { db: &db, tenant, now_ms, keys: keys.as_ref(), report, missing };
     let published = check_published(folder, check.keys)?;
     let mut claims = check.checkpoints().await?;
     check.report.checkpoints = u64::try_from(claims.len()).unwrap_or(u64::MAX);
@@ -66,6 +69,7 @@ pub async fn check_shared(
 struct Check<'a> {
     db: &'a Pool,
     tenant: &'a str,
+    now_ms: i64,
     keys: Option<&'a Keystore>,
     report: Report,
     /// Leaves with private fields whose sections are not there, each with its place.
@@ -163,7 +167,7 @@ impl Check<'_> {
             let ahead = ERASURES.read_ahead(self.db, self.tenant).await.map_err(broken)?;
             let erasures = ERASURES.read_ordered(self.db, self.tenant).await.map_err(broken)?;
             let changes = CHANGES.read_ordered(self.db, self.tenant).await.map_err(broken)?;
-            let told = Told::of(erasures, &changes);
+            let told = Told::of(erasures, &changes, self.now_ms);
             let mut report = self.report.clone();
             let done = self.missing.iter().try_for_each(|(index, leaf)| {
                 told.missing(&mut report, &format!("leaf {index}"), *index, leaf)

@@ -2,8 +2,10 @@
 
 use countersign_ledger::verify::{VerifyOptions, verify_log};
 use countersign_model::{Draft, Kind, RecordId};
-use countersign_store::fsck::{Problem, Report, check};
-use countersign_store::{PublishedLog, Query, Reader, Retention, Store, StoreConfig, StoreError};
+use countersign_store::fsck::{Problem, Report, check, check_at};
+use countersign_store::{
+    Clock as _, PublishedLog, Query, Reader, Retention, Store, StoreConfig, StoreError,
+};
 use sqlx::Connection as _;
 
 use crate::common::{World, raw};
@@ -89,6 +91,10 @@ async fn what_is_due_is_purged_with_its_keys_and_every_proof_holds() {
     let report = world.checked().await.unwrap();
     assert_eq!((report.records_purged, report.records_erased), (2, 0));
     assert_eq!(report.purge_jobs.into_iter().collect::<Vec<_>>(), [(job, 2)]);
+    let at = async |ms| check_at(&world.path(), None, ms, &mut |_, _| {}).await;
+    at(world.clock.now_ms()).await.unwrap();
+    let problem = at(world.clock.now_ms() - DAY).await.unwrap_err();
+    assert!(problem.reason.contains("at a time that is to come"), "{problem}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
