@@ -65,6 +65,11 @@ pub(crate) struct Servers {
     primary: Arc<AtomicUsize>,
 }
 
+/// A gateway joins rows with what it brings by their keys, one after the other. Any other plan, made while a
+/// table was small, would go through all of its rows, those deleted since the last vacuum too.
+const LOOKUPS_ONLY: [&str; 3] =
+    ["SET enable_hashjoin = off", "SET enable_mergejoin = off", "SET enable_bitmapscan = off"];
+
 impl Servers {
     /// Reads URLs, `postgres://user@host:port/database`.
     pub(crate) fn parse(urls: &[String], tenant: &str) -> Result<Self, StoreError> {
@@ -89,6 +94,11 @@ impl Servers {
     /// Connects to the primary in a role.
     pub(crate) async fn connect(&self, role: Role) -> Result<Conn, StoreError> {
         let mut conn = self.connect_as_user().await?;
+        if matches!(role, Role::Gateway) {
+            for sql in LOOKUPS_ONLY {
+                conn.execute(sql, &[]).await?;
+            }
+        }
         conn.execute(role.sql(), &[]).await?;
         Ok(conn)
     }

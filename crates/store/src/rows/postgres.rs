@@ -26,8 +26,8 @@ WITH fence AS (
            unnest($10::bytea[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::bytea[],
                   $16::bytea[], $17::bytea[]) AS s
 ), ended AS (
-    DELETE FROM open_call USING fence
-     WHERE tenant = $1 AND state = 'open' AND record = ANY($22) RETURNING 1
+    DELETE FROM open_call o USING fence, unnest($22::bytea[]) AS e(record)
+     WHERE o.tenant = $1 AND o.record = e.record AND o.state = 'open' RETURNING 1
 ), calls AS (
     INSERT INTO open_call (tenant, record, state, claimed, sum, replica)
     SELECT $1, c.*, $2 FROM fence,
