@@ -113,11 +113,12 @@ impl Record {
         let field = match self.kind() {
             "decision" => "decision",
             "outcome" => "outcome",
-            "auth" | "access" => "result",
+            "auth" | "access" | "check" => "result",
             "detection" => "type",
             "gap" => "gap",
+            "erasure" => "phase",
             "change" if self.fields.contains_key("event") => "event",
-            "change" => "action",
+            "change" | "legal_hold" => "action",
             _ => return "",
         };
         self.text(field).unwrap_or_default()

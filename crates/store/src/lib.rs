@@ -25,6 +25,7 @@ mod effect;
 mod erase;
 mod error;
 mod files;
+mod flush;
 pub mod fsck;
 mod head;
 mod index;

@@ -1,9 +1,12 @@
 //! The one task with the one connection that writes. For SQLite it has a thread to itself, which calls the
-//! database in place: a commit costs its caller two changes of threads, there and back.
+//! database in place: a commit costs its caller two changes of threads, there and back. For PostgreSQL it
+//! goes on while the server makes durable what it has executed, and `flush` answers for that.
 //!
 //! It collects what arrived while the previous commit ran and commits it as one transaction. Nothing
 //! in memory outlives a failed commit: the connection is closed, the write-ahead log is moved into the
 //! database by a new one, and the place in the tree is read from there.
+
+mod shared;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,11 +19,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::StoreError;
 use crate::anchor::Anchor;
-use crate::batch::{Batch, Done, Head, Job, Settlement, Work};
+use crate::batch::{Batch, Done, Durable, Head, Job, Settlement, Work};
 use crate::clock::{Clock, IdSource, step_back};
 use crate::db::postgres::Servers;
 use crate::db::{self, Column, Conn, sqlite};
 use crate::effect::Purge;
+use crate::flush::{Answers, Executed, Flusher};
 use crate::head::{load_head, mark_stopped};
 use crate::limits::{
     BATCH_RECORDS_MAX, COMMIT_GIVEN_UP_MS, STREAM_BEAT_MS, WAL_COMMIT_BYTES, WAL_PASSIVE_BYTES,
@@ -110,10 +114,18 @@ pub(crate) struct Context {
     pub(crate) lock: std::fs::File,
 }
 
+impl Context {
+    fn answers(&self) -> Answers {
+        Answers { settled: Arc::clone(&self.settled), subjects: Arc::clone(&self.subjects) }
+    }
+}
+
 /// The writer's state.
 pub(crate) struct Writer {
     context: Context,
     open: Option<(Conn, Head)>,
+    /// Makes durable what was executed on that connection (PostgreSQL).
+    flusher: Option<Flusher>,
     /// Calls that are open, or may be, though nobody else records how they ended: intents whose callers
     /// were refused, and calls whose outcome could not be recorded in time.
     orphans: Vec<(RecordId, OutcomeStatus)>,
@@ -126,7 +138,9 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(context: Context, conn: Conn, head: Head) -> Self {
         let (open, orphans) = (Some((conn, head)), Vec::new());
-        Self { context, open, orphans, unmoved_bytes: 0, next_purge_ms: 0, paused: false }
+        let (unmoved_bytes, next_purge_ms) = (0, 0);
+        let (flusher, paused) = (None, false);
+        Self { context, open, flusher, orphans, unmoved_bytes, next_purge_ms, paused }
     }
 
     /// Starts the writer; what is returned ends when the writer has ended.
@@ -219,26 +233,6 @@ impl Writer {
         }
     }
 
-    /// Tells other gateways that this one is alive.
-    async fn beat(&mut self) {
-        if matches!(self.context.place, Place::File(_)) {
-            return;
-        }
-        if let Err(error) = self.reopen().await {
-            tracing::error!(%error, "the database cannot be reached");
-            return;
-        }
-        let Context { tenant, replica, .. } = &self.context;
-        let Some((conn, head)) = &mut self.open else { return };
-        let beat = stream::beat(conn, tenant, replica, head.epoch);
-        match timeout(COMMIT_GIVEN_UP, beat).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => self.fail(StoreError::unavailable("another process took over")),
-            Ok(Err(error)) => self.fail(error.into()),
-            Err(_) => self.fail(no_answer()),
-        }
-    }
-
     /// Drops jobs that nobody waits for any more.
     fn drop_late(&self, jobs: &mut Vec<Job>) {
         let now = Instant::now();
@@ -250,6 +244,8 @@ impl Writer {
         if self.open.is_some() {
             return Ok(());
         }
+        // What the old connection executed must not be flushed over one of another server.
+        self.flusher = None;
         let context = &self.context;
         self.open = Some(match &context.place {
             Place::File(path) => {
@@ -270,15 +266,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits jobs as one transaction and answers them.
+    /// Commits jobs as one transaction; answers them, or lets the flusher do so when they are durable.
     async fn commit(&mut self, mut jobs: Vec<Job>) {
+        if let Err(error) = self.start_flusher().await {
+            self.fail(error);
+            return refuse(jobs);
+        }
         let Some((mut conn, head)) = self.open.take() else { return refuse(jobs) };
         let done = match &self.context.place {
-            Place::File(_) => self.transact(&mut conn, head, &mut jobs).await,
+            Place::File(_) => self.transact(&mut conn, head, &mut jobs, Durable::AtOnce).await,
             Place::Servers { .. } => {
                 // Other gateways may claim the same keys: in one order nobody waits in a circle.
                 jobs.sort_by_cached_key(Job::claims);
-                timeout(COMMIT_GIVEN_UP, self.transact(&mut conn, head, &mut jobs))
+                let executed = self.transact(&mut conn, head, &mut jobs, Durable::Later);
+                timeout(COMMIT_GIVEN_UP, executed)
                     .await
                     .unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer".into())))
             }
@@ -287,15 +288,35 @@ impl Writer {
             Ok((head, done)) => {
                 self.open = Some((conn, head));
                 self.paused &= done.is_empty();
-                self.answer(jobs, done);
+                self.answer(Executed { jobs, done }).await;
             }
             Err(error) => {
                 tracing::error!(%error, records = jobs.len(), "a commit failed");
                 conn.close_hard().await;
                 // Whether the transaction is durable shows only when the database is open again.
-                self.orphans.extend(jobs.iter().filter_map(Job::intent).map(not_forwarded));
-                refuse(jobs);
+                self.context.answers().refuse(jobs);
             }
+        }
+        self.orphans.extend(self.context.settled.take_abandoned());
+    }
+
+    /// Starts what makes commits on PostgreSQL durable, unless it runs.
+    async fn start_flusher(&mut self) -> Result<(), StoreError> {
+        let Place::Servers { servers, .. } = &self.context.place else { return Ok(()) };
+        if self.flusher.as_ref().is_some_and(|flusher| !flusher.has_failed()) {
+            return Ok(());
+        }
+        let Some((conn, _)) = &mut self.open else { return Ok(()) };
+        let start = timeout(COMMIT_GIVEN_UP, Flusher::start(servers, conn, self.context.answers()));
+        self.flusher = Some(start.await.unwrap_or_else(|_| Err(no_answer()))?);
+        Ok(())
+    }
+
+    async fn answer(&mut self, executed: Executed) {
+        let Some(flusher) = &self.flusher else { return self.context.answers().give(executed) };
+        if let Err(Executed { jobs, .. }) = flusher.take(executed).await {
+            self.flusher = None;
+            self.context.answers().refuse(jobs);
         }
     }
 
@@ -304,6 +325,7 @@ impl Writer {
         conn: &mut Conn,
         head: Head,
         jobs: &mut Vec<Job>,
+        durable: Durable,
     ) -> Result<(Head, Vec<Result<Done, StoreError>>), sqlx::Error> {
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
         let mut batch = Batch::begin(conn, tenant, replica, head).await?;
@@ -332,24 +354,7 @@ impl Writer {
             });
         }
         self.unmoved_bytes += batch.bytes + WAL_COMMIT_BYTES;
-        Ok((batch.commit().await?, done))
-    }
-
-    fn answer(&mut self, jobs: Vec<Job>, done: Vec<Result<Done, StoreError>>) {
-        for (job, done) in jobs.into_iter().zip(done) {
-            if let (Ok(_), Some(subject)) = (&done, job.prepared.new_subject()) {
-                self.context.subjects.committed(subject);
-            }
-            let (call, settles) = (job.prepared.record, job.settles);
-            let recorded = matches!(&done, Ok(Done::Recorded(_)));
-            if let (true, Some(call)) = (recorded, settles) {
-                self.context.settled.announce(call);
-            }
-            let is_intent = job.is_intent;
-            if job.reply.send(done).is_err() && is_intent && recorded {
-                self.orphans.push(not_forwarded(call));
-            }
-        }
+        Ok((batch.commit_as(durable).await?, done))
     }
 
     /// Records the outcomes that nobody else records.
@@ -472,54 +477,10 @@ impl Writer {
         done
     }
 
-    /// Fences a gateway that is gone, and records that the outcomes of its open calls are unknown.
-    async fn close_stream(&mut self, lost: &Lost) -> Result<(), StoreError> {
-        self.reopen().await?;
-        let Some((mut conn, head)) = self.open.take() else {
-            return Err(StoreError::unavailable("the database failed"));
-        };
-        match timeout(COMMIT_GIVEN_UP, self.transact_close(&mut conn, head, lost)).await {
-            Ok(Ok(head)) => {
-                self.open = Some((conn, head));
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                conn.close_hard().await;
-                Err(error)
-            }
-            Err(_) => {
-                conn.close_hard().await;
-                Err(no_answer())
-            }
-        }
-    }
-
-    async fn transact_close(
-        &self,
-        conn: &mut Conn,
-        head: Head,
-        lost: &Lost,
-    ) -> Result<Head, StoreError> {
-        let context = &self.context;
-        conn.begin().await?;
-        let Some((mut gap, calls)) = lost.take(conn, context).await? else {
-            conn.roll_back().await?;
-            return Ok(head);
-        };
-        let now = context.clock.now_ms();
-        let mut batch = Batch::new(conn, &context.tenant, &context.replica, now, head);
-        batch.run(&mut gap, Work::Record(Vec::new())).await??;
-        for call in &calls {
-            let (mut prepared, settlement) =
-                closing_outcome(context, *call, OutcomeStatus::Unknown)?;
-            batch.run(&mut prepared, Work::Outcome(settlement)).await??;
-        }
-        let head = batch.commit().await?;
-        tracing::warn!(replica = lost.replica, calls = calls.len(), "a gateway is gone");
-        Ok(head)
-    }
-
     async fn stop(&mut self) -> Result<(), StoreError> {
+        if let Some(flusher) = self.flusher.take() {
+            flusher.finish().await;
+        }
         self.reopen().await?;
         self.orphans.extend(self.context.settled.take_abandoned());
         self.settle_orphans().await;
@@ -561,10 +522,6 @@ fn collect(
         next = if jobs.len() < BATCH_RECORDS_MAX { queue.try_recv().ok() } else { None };
     }
     (jobs, None)
-}
-
-fn not_forwarded(call: RecordId) -> (RecordId, OutcomeStatus) {
-    (call, OutcomeStatus::NotForwarded)
 }
 
 fn refuse(jobs: Vec<Job>) {

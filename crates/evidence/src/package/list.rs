@@ -90,13 +90,21 @@ pub enum List {
     Gaps,
     /// Signs of life.
     Heartbeats,
+    /// Who read or exported what, and who was refused it.
+    Accesses,
+    /// Private fields that were destroyed, and why: persons' erasures and purges of retention.
+    Erasures,
+    /// Legal holds set and lifted.
+    Holds,
+    /// Restore tests and other checks that the ledger was put to.
+    Checks,
     /// All other kinds.
     Other,
 }
 
 impl List {
     /// All lists, in the order in which they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Decisions,
         Self::Outcomes,
         Self::LateOutcomes,
@@ -105,6 +113,10 @@ impl List {
         Self::Detections,
         Self::Gaps,
         Self::Heartbeats,
+        Self::Accesses,
+        Self::Erasures,
+        Self::Holds,
+        Self::Checks,
         Self::Other,
     ];
 
@@ -120,6 +132,10 @@ impl List {
             Self::Detections => "detections",
             Self::Gaps => "gaps",
             Self::Heartbeats => "heartbeats",
+            Self::Accesses => "accesses",
+            Self::Erasures => "erasures",
+            Self::Holds => "holds",
+            Self::Checks => "checks",
             Self::Other => "other",
         }
     }
@@ -142,6 +158,12 @@ impl List {
             Self::Detections => "Detections in the period",
             Self::Gaps => "Places in the period where the recorder stopped without a clean end",
             Self::Heartbeats => "Signs of life in the period",
+            Self::Accesses => "Readings and exports of records, and refused ones, in the period",
+            Self::Erasures => {
+                "Private fields destroyed in the period: erasures of persons, purges of retention"
+            }
+            Self::Holds => "Legal holds set and lifted in the period",
+            Self::Checks => "Checks of the ledger in the period: restore tests of its archive",
             Self::Other => "Records of all other kinds in the period",
         }
     }
@@ -156,6 +178,10 @@ impl List {
             "detection" => Self::Detections,
             "gap" => Self::Gaps,
             "heartbeat" => Self::Heartbeats,
+            "access" => Self::Accesses,
+            "erasure" => Self::Erasures,
+            "legal_hold" => Self::Holds,
+            "check" => Self::Checks,
             _ => Self::Other,
         }
     }
@@ -182,6 +208,10 @@ impl List {
             Self::Changes => "change",
             Self::Detections => "detection",
             Self::Heartbeats => "heartbeat",
+            Self::Accesses => "access",
+            Self::Erasures => "erasure",
+            Self::Holds => "legal_hold",
+            Self::Checks => "check",
             Self::Other => "none of those of the other lists",
             Self::Gaps => return format!("kind = gap and {from} <= time < {to}; no filters"),
             Self::Outcomes => {

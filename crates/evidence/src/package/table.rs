@@ -109,6 +109,75 @@ const CHANGES: [&str; 13] = [
     "csv_escaped",
 ];
 
+const ACCESSES: [&str; 18] = [
+    "leaf_index",
+    "record_id",
+    "occurred_at_utc",
+    "occurred_excel_utc",
+    "result",
+    "plane",
+    "role",
+    "principal",
+    "key_id",
+    "command",
+    "route",
+    "count",
+    "read_record",
+    "disclosed_fields",
+    "tree_size",
+    "other_fields",
+    "leaf_hash",
+    "csv_escaped",
+];
+
+const ERASURES: [&str; 16] = [
+    "leaf_index",
+    "record_id",
+    "occurred_at_utc",
+    "occurred_excel_utc",
+    "phase",
+    "cause",
+    "subject",
+    "ticket",
+    "job",
+    "batch",
+    "records",
+    "sections",
+    "held",
+    "other_fields",
+    "leaf_hash",
+    "csv_escaped",
+];
+
+const HOLDS: [&str; 9] = [
+    "leaf_index",
+    "record_id",
+    "occurred_at_utc",
+    "occurred_excel_utc",
+    "action",
+    "principal",
+    "other_fields",
+    "leaf_hash",
+    "csv_escaped",
+];
+
+const CHECKS: [&str; 14] = [
+    "leaf_index",
+    "record_id",
+    "occurred_at_utc",
+    "occurred_excel_utc",
+    "check",
+    "result",
+    "from",
+    "to",
+    "count",
+    "archive_size",
+    "root",
+    "other_fields",
+    "leaf_hash",
+    "csv_escaped",
+];
+
 const OTHERS: [&str; 10] = [
     "leaf_index",
     "record_id",
@@ -132,6 +201,10 @@ pub(crate) fn columns(list: List) -> Vec<&'static [&'static str]> {
         List::Outcomes | List::LateOutcomes => vec![&OUTCOMES],
         List::Auth => vec![&AUTH],
         List::Changes => vec![&CHANGES],
+        List::Accesses => vec![&ACCESSES],
+        List::Erasures => vec![&ERASURES],
+        List::Holds => vec![&HOLDS],
+        List::Checks => vec![&CHECKS],
         List::Detections | List::Gaps | List::Heartbeats | List::Other => vec![&OTHERS],
     }
 }
