@@ -310,6 +310,8 @@ async fn t16_connections_cut_while_committing_leave_one_decision_for_each_key() 
                               AND query LIKE ANY
                                   (ARRAY['COMMIT', '%WITH fence%', '%pg_logical_emit_message%'])";
                 cuts += CLUSTER.sql(&url, cut).unwrap().parse::<usize>().unwrap();
+                // Long enough to connect twice and record something.
+                std::thread::sleep(Duration::from_millis(100));
             }
             cuts
         }
@@ -346,6 +348,7 @@ async fn t16_connections_cut_while_committing_leave_one_decision_for_each_key() 
     futures_util::future::join_all(calls).await;
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let cuts = cutter.join().unwrap();
+    eprintln!("{cuts} connections were cut in {operations} operations");
     assert!(cuts > operations / 20, "{cuts} connections were cut");
     settle(&site, &[&one, &two]).await;
 
