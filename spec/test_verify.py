@@ -16,8 +16,10 @@ from unittest import mock
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import verify  # noqa: E402
+import verify_database as database  # noqa: E402
 import verify_evidence as evidence  # noqa: E402
-from verify import Bad  # noqa: E402
+import verify_signatures as signatures  # noqa: E402
+from verify_signatures import Bad  # noqa: E402
 
 VECTORS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vectors", "ledger")
 SEED, ORIGIN = bytes(range(32)), "ledger.example/acme"
@@ -35,19 +37,19 @@ def vectors(name):
 def secret(seed):
     """Gives the scalar and the prefix of a seed (RFC 8032, section 5.1.5)."""
     h = hashlib.sha512(seed).digest()
-    return (int.from_bytes(h[:32], "little") & (2**254 - 8) | 2**254) % verify.L, h[32:]
+    return (int.from_bytes(h[:32], "little") & (2**254 - 8) | 2**254) % signatures.L, h[32:]
 
 
 def public_key(seed):
-    return verify.encode_point(verify.multiply(secret(seed)[0], verify.BASE))
+    return signatures.encode_point(signatures.multiply(secret(seed)[0], signatures.BASE))
 
 
 def sign(seed, message):
     scalar, prefix = secret(seed)
-    r = int.from_bytes(hashlib.sha512(prefix + message).digest(), "little") % verify.L
-    point = verify.encode_point(verify.multiply(r, verify.BASE))
+    r = int.from_bytes(hashlib.sha512(prefix + message).digest(), "little") % signatures.L
+    point = signatures.encode_point(signatures.multiply(r, signatures.BASE))
     k = int.from_bytes(hashlib.sha512(point + public_key(seed) + message).digest(), "little")
-    return point + ((r + k * scalar) % verify.L).to_bytes(32, "little")
+    return point + ((r + k * scalar) % signatures.L).to_bytes(32, "little")
 
 
 def make_vkey(seed=SEED, name=ORIGIN, kind=1):
@@ -59,6 +61,26 @@ def make_vkey(seed=SEED, name=ORIGIN, kind=1):
 def sign_note(text, seed=SEED, name=ORIGIN):
     key_id = verify.parse_vkey(make_vkey(seed, name)).id
     return f"{text}\n\u2014 {name} {base64.b64encode(key_id + sign(seed, text.encode())).decode()}\n".encode()
+
+
+def sign_by_all(text, seeds, name=ORIGIN):
+    """Signs a note with several keys of one name."""
+    notes = [sign_note(text, seed, name) for seed in seeds]
+    return notes[0] + b"".join(note[len(text.encode()) + 1:] for note in notes[1:])
+
+
+def cosign(note, seed, name, time=1763700000):
+    """Adds a witness's line to a checkpoint."""
+    text = note.decode().rpartition("\n\n")[0] + "\n"
+    key_id = signatures.parse_vkey(make_vkey(seed, name, kind=4)).id
+    signature = sign(seed, f"cosignature/v1\ntime {time}\n{text}".encode())
+    return note + f"\u2014 {name} {base64.b64encode(key_id + time.to_bytes(8, 'big') + signature).decode()}\n".encode()
+
+
+def rotation(old, new, origin=ORIGIN, by=None):
+    """Makes the statement that one key takes the place of another."""
+    text = f"countersign-key-rotation/v1\n{origin}\n{make_vkey(old, origin)}\n{make_vkey(new, origin)}\n"
+    return sign_by_all(text, by or [old, new], origin).decode()
 
 
 def make_leaves(kinds, tenant="acme", replica="g1"):
@@ -91,7 +113,11 @@ def write(folder, path, data):
 
 
 def write_log(folder, entries, sizes, seed=SEED, origin=ORIGIN):
-    """Publishes the entries at each of the sizes, the last of which is the newest checkpoint's."""
+    """Publishes the entries at each of the sizes, the last of which is the newest checkpoint's.
+
+    `seed` is that of the key, or a function that gives the seeds of all keys that sign a size.
+    """
+    seeds = seed if callable(seed) else lambda size: [seed]
     leaves = [hashlib.sha256(b"\0" + entry).digest() for entry in entries]
     levels = [leaves]
     while len(levels[-1]) >= 256:
@@ -105,14 +131,15 @@ def write_log(folder, entries, sizes, seed=SEED, origin=ORIGIN):
                 items = hashes[256 * index:256 * index + width]
                 data = b"".join(len(e).to_bytes(2, "big") + e for e in items) if level < 0 else b"".join(items)
                 write(folder, verify.tile_path(level, index, width), data)
-        note = sign_note(f"{origin}\n{size}\n{base64.b64encode(root_of(leaves[:size])).decode()}\n", seed, origin)
+        root = base64.b64encode(root_of(leaves[:size])).decode()
+        note = sign_by_all(f"{origin}\n{size}\n{root}\n", seeds(size), origin)
         write(folder, f"checkpoints/{size}", note)
         write(folder, "checkpoint", note)
 
 
 def run(*arguments):
     """Runs the program that has the command; gives its exit code, standard output and standard error."""
-    program = evidence if arguments[:1] in (("package",), ("record",)) else verify
+    program = {"package": evidence, "record": evidence, "sqlite": database}.get("".join(arguments[:1]), verify)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, "argv", ["verify.py", *arguments]):
         try:
@@ -180,11 +207,11 @@ class Vectors(unittest.TestCase):
         v = vectors("note")
         for case in v["accept"]:
             keys = [verify.parse_vkey(key) for key in case["keys"]]
-            signers = verify.open_note(case["note"].encode(), keys)[1]
+            signers = signatures.open_note(case["note"].encode(), keys)[1]
             self.assertEqual([key.name for key in signers], case["signers"], case["why"])
         for case in v["refuse"]:
             with self.assertRaises(Bad, msg=case["why"]):
-                verify.open_note(case["note"].encode(), [verify.parse_vkey(key) for key in case["keys"]])
+                signatures.open_note(case["note"].encode(), [verify.parse_vkey(key) for key in case["keys"]])
 
     def test_keys(self):
         v = vectors("note")
@@ -212,7 +239,7 @@ class Vectors(unittest.TestCase):
         v = vectors("note")["cosign"]
         note = f"{v['text']}\n{v['line']}\n".encode()
         key = verify.parse_vkey(make_vkey(bytes.fromhex(v["seed_hex"]), v["name"], kind=4))
-        self.assertEqual(verify.open_note(note, [key])[1], [key])
+        self.assertEqual(signatures.open_note(note, [key])[1], [key])
         with self.assertRaises(Bad):
             verify.open_checkpoint(note, [key])
 
@@ -272,22 +299,22 @@ class Ed25519(unittest.TestCase):
              "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a"),
         ):
             public, message, signature = map(bytes.fromhex, (public, message, signature))
-            self.assertTrue(verify.ed25519_verify(public, message, signature))
+            self.assertTrue(signatures.ed25519_verify(public, message, signature))
             for bit in (0, 255, 256, 300, 511):
                 flipped = (int.from_bytes(signature, "little") ^ 1 << bit).to_bytes(64, "little")
-                self.assertFalse(verify.ed25519_verify(public, message, flipped), bit)
-            self.assertFalse(verify.ed25519_verify(public, message + b"x", signature))
-            larger = int.from_bytes(signature[32:], "little") + verify.L  # the same S, not reduced
-            self.assertFalse(verify.ed25519_verify(public, message, signature[:32] + larger.to_bytes(32, "little")))
+                self.assertFalse(signatures.ed25519_verify(public, message, flipped), bit)
+            self.assertFalse(signatures.ed25519_verify(public, message + b"x", signature))
+            larger = int.from_bytes(signature[32:], "little") + signatures.L  # the same S, not reduced
+            self.assertFalse(signatures.ed25519_verify(public, message, signature[:32] + larger.to_bytes(32, "little")))
 
     def test_points_that_are_no_points(self):
-        too_large, minus_zero = (verify.P + 1).to_bytes(32, "little"), (1 | 1 << 255).to_bytes(32, "little")
+        too_large, minus_zero = (signatures.P + 1).to_bytes(32, "little"), (1 | 1 << 255).to_bytes(32, "little")
         for data in (too_large, minus_zero, (2).to_bytes(32, "little"), bytes(31)):
-            self.assertIsNone(verify.decode_point(data), data)
+            self.assertIsNone(signatures.decode_point(data), data)
 
     def test_a_key_of_small_order_signs_nothing(self):
         neutral = (1).to_bytes(32, "little")
-        self.assertFalse(verify.ed25519_verify(neutral, b"any text", neutral + bytes(32)))
+        self.assertFalse(signatures.ed25519_verify(neutral, b"any text", neutral + bytes(32)))
 
 
 class Proofs(InFolder):
@@ -541,12 +568,12 @@ class Keys(InFolder):
 
     def test_keys_with_the_same_name_and_id(self):
         good = verify.parse_vkey(make_vkey())
-        twin = verify.Key(good.name, good.id, good.type, public_key(self.NEW))
+        twin = signatures.Key(good.name, good.id, good.type, public_key(self.NEW))
         note = sign_note(f"{ORIGIN}\n0\n{base64.b64encode(hashlib.sha256().digest()).decode()}\n")
         for keys in ([good, twin], [twin, good]):
-            self.assertEqual(verify.open_note(note, keys)[1], [good])
+            self.assertEqual(signatures.open_note(note, keys)[1], [good])
         with self.assertRaises(Bad):
-            verify.open_note(note, [twin])
+            signatures.open_note(note, [twin])
 
 
 class CommandLine(InFolder):

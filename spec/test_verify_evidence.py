@@ -12,8 +12,9 @@ import unittest
 
 import verify
 import verify_evidence as evidence
+import verify_lists as lists
 from test_verify import InFolder, make_vkey, run, sign_note, vectors, write
-from verify import Bad
+from verify_signatures import Bad
 
 VECTOR = vectors("package")
 SEED = bytes.fromhex(VECTOR["seed_hex"])
@@ -192,19 +193,42 @@ class Packages(InFolder):
             os.rename(self.path("away"), self.path("package", path))
 
     def test_every_file_has_its_hash(self):
-        for path in ("README.md", "attestation.txt", "verify.py"):
+        for path in ("README.md", "verify.py", "verify_signatures.py"):
             self.lines(path, lambda lines: [*lines, b"x"])
             self.assertEqual(self.check()["problem"]["object"], path)
             self.lay_out()
 
     def test_sheets(self):
-        for old, new in (('"row_count": 4', '"row_count": 5'), ('"deny": 1', '"deny": 0'), ('"as_of": "2025', '"as_of": "2026'),
-                         ('"outside_period": 1', '"outside_period": true'), ('"filters": {}', '"filters": {"agent": "a1"}'), ('"size": 14', '"size": 15'),
-                         ('"list": "decisions"', '"list": "auth"')):
+        for row, old, new in ((51, '"row_count": 4', '"row_count": 5'), (58, '"deny": 1', '"deny": 0'), (25, '"as_of": "2025', '"as_of": "2026'),
+                              (69, '"outside_period": 1', '"outside_period": true'), (31, '"filters": {}', '"filters": {"agent": "a1"}'), (43, '"size": 14', '"size": 15'),
+                              (3, '"list": "decisions"', '"list": "auth"'), (4, "(allow, deny, hold)", "(allow, deny)"), (80, "not judged", "judged")):
             self.change("ipe/decisions.json", old, new)
-            self.assert_bad("ipe/decisions.json")
-        write(self.path("package"), "ipe/gaps.json", b"[]")
-        self.assert_bad("ipe/gaps.json")
+            self.assert_bad("ipe/decisions.json", row)
+        for data in (b"[]", b"", b"{}\n"):
+            write(self.path("package"), "ipe/gaps.json", data)
+            self.assert_bad("ipe/gaps.json", 1)
+        self.lines("ipe/auth.json", lambda lines: [*lines, b"\n"])
+        self.assert_bad("ipe/auth.json", self.read("ipe/auth.json").count(b"\n"))
+
+    def test_the_attestation(self):
+        for row, old, new in ((1, "all 9 records", "all 8 records"), (3, "1 gaps", "0 gaps"), (4, "none", "agent = a1"), (7, "root ", "root"), (8, "1 (listed", "0 (listed"),
+                              (9, "all private sections", "no sections"), (11, "as of 2025-11-21", "as of 2025-11-22"), (12, "it is not an audit opinion", "it is an audit opinion")):
+            self.change("attestation.txt", old, new)
+            self.assert_bad("attestation.txt", row)
+        self.lines("attestation.txt", lambda lines: [*lines, b"Approved.\n"])
+        self.assert_bad("attestation.txt", 13)
+
+    def test_the_coverage(self):
+        for row, old, new in ((1, "first_leaf", "leaf"), (2, '"up"', '"down"'), (2, '"4"', '"5"'), (3, "restart", "silence")):
+            self.change("coverage/recorder.csv", old, new)
+            self.assert_bad("coverage/recorder.csv", row)
+        self.lines("coverage/recorder.csv", lambda lines: lines[:-1])
+        self.assert_bad("coverage/recorder.csv", 4)
+        for old, new in (('"period_ms": 9', '"period_ms": 8'), ("more than 90 s", "more than 91 s"), ('"up": ', '"up": 1')):
+            self.change("ipe/recorder.json", old, new)
+            problem = self.check()["problem"]
+            self.assertEqual(problem["object"], "ipe/recorder.json")
+            self.lay_out()
 
     def test_proofs(self):
         first, second = (f"proofs/{ID(number)}.tlog-proof" for number in (2, 3))
@@ -238,7 +262,7 @@ class Lists(unittest.TestCase):
     def survey(self, leaves, filters, begin=0, end=1000):
         survey = evidence.Survey(begin, end, filters)
         for index, (ms, kind, more) in enumerate(leaves):
-            survey.add(index, {"kind": kind, "record_id": f"r{index}", "tenant": "t", "time": {"ms": ms, "n": 0}, **more})
+            survey.add(index, {"kind": kind, "record_id": f"r{index}", "tenant": "t", "time": {"ms": ms, "n": 0}, "gw": {"replica": "g1", "epoch": 1, "seq": index + 1}, **more})
         return survey, [evidence.LISTS[place] if place < len(evidence.LISTS) else None for place in survey.places]
 
     def test_an_outcome_follows_its_decision(self):
@@ -251,15 +275,15 @@ class Lists(unittest.TestCase):
                   (5, "outcome", outcome("r0")), (6, "outcome", outcome("r0", agent="a")), (7, "decision", deny)]
         self.assertEqual(self.survey(leaves, {"agent": "a"})[1], ["decisions", "outcomes", None, None, None, "outcomes", "decisions"])
         self.assertEqual(self.survey(leaves, {"decision": "allow"})[1], ["decisions", "outcomes", "decisions", "outcomes", None, None, None])
-        survey, lists = self.survey(leaves, {}, 1, 2)
-        self.assertEqual(lists, ["decisions", "late_outcomes", None, None, None, None, None])
+        survey, places = self.survey(leaves, {}, 1, 2)
+        self.assertEqual(places, ["decisions", "late_outcomes", None, None, None, None, None])
         self.assertEqual(survey.excluded, {"decision": {"outside_period": 2, "filtered": 0}, "outcome": {"outside_period": 3, "filtered": 0}})
 
     def test_an_unknown_outcome_waits_for_another(self):
         leaves = [(1, "decision", {"decision": "allow"}), (2, "outcome", {"parent": "r0", "outcome": "unknown"}),
                   (3, "outcome", {"parent": "r0", "outcome": "executed"}), (4, "outcome", {"parent": "r0", "outcome": "failed"})]
-        survey, lists = self.survey(leaves, {}, 1, 2)
-        self.assertEqual((lists, survey.came[0][:2]), (["decisions", "late_outcomes", "late_outcomes", None], ("executed", "r2")))
+        survey, places = self.survey(leaves, {}, 1, 2)
+        self.assertEqual((places, survey.came[0][:2]), (["decisions", "late_outcomes", "late_outcomes", None], ("executed", "r2")))
 
     def test_gaps_pass_every_filter(self):
         self.assertEqual(self.survey([(1, "gap", {}), (2, "heartbeat", {}), (5000, "gap", {})], {"agent": "a"})[1], ["gaps", None, None])
@@ -267,16 +291,16 @@ class Lists(unittest.TestCase):
     def test_cells(self):
         for value, expected in ((None, ""), (True, "TRUE"), (False, "FALSE"), (-5, "-5"), (0, "0"), ("", ""), ("a\r\n\tb", "a\\r\\n\\tb"), ([], ""),
                                 (["a", "b"], "a b"), ([1, "a"], '[1,"a"]'), ({"b": "ä", "a": None}, '{"b":"ä","a":null}')):
-            self.assertEqual(evidence.cell(value), (expected, False), value)
+            self.assertEqual(lists.cell(value), (expected, False), value)
         for value in ("=1", "+1", "-1", "@a", "＝1", "＋", "－", "＠", ["=1", "b"]):
             written = value if isinstance(value, str) else "=1 b"
-            self.assertEqual(evidence.cell(value), (f"'{written}", True), value)
-        self.assertEqual(evidence.cell("\t=1"), ("'\\t=1", True))
+            self.assertEqual(lists.cell(value), (f"'{written}", True), value)
+        self.assertEqual(lists.cell("\t=1"), ("'\\t=1", True))
 
     def test_times(self):
         for ms, written in ((0, "1970-01-01T00:00:00.000Z"), (1773543607142, "2026-03-15T03:00:07.142Z"), (253402207200999, "9999-12-30T22:00:00.999Z"),
                             (253402207201000, "253402207201000 ms"), (2**53 - 1, "9007199254740991 ms"), (-62135596800000, "0001-01-01T00:00:00.000Z")):
-            self.assertEqual(evidence.utc(ms), written)
+            self.assertEqual(verify.utc(ms), written)
             if written.endswith("Z"):
                 self.assertEqual(evidence.milliseconds(written), ms)
 

@@ -3,115 +3,25 @@
 
 Written from ledger.md (beside this file) and the specifications it names, with Python's standard library alone.
 A pass proves that the holder of the key signed exactly these records, in this order, and that all checkpoints at
-hand belong to one history; not that nobody was shown another history (keep a checkpoint, and pass it with --pinned),
-nor that every call is in the log. If several things are wrong, one is named: a checkpoint that does not open, else
-the first bad entry, checkpoint or tile. Exit codes: 0 good, 1 something is wrong, 2 wrong usage or unreadable input.
-What is made out of a log, evidence packages and opened records, is checked by verify_evidence.py, beside this file.
+hand belong to one history; not that nobody was shown another history (keep a checkpoint, and pass it with --pinned,
+or say with --policy which witnesses must have cosigned), nor that every call is in the log. If several things are
+wrong, one is named: a checkpoint that does not open, else the first bad entry, checkpoint or tile. Exit codes: 0
+good, 1 something is wrong, 2 wrong usage or unreadable input.
+Needs verify_signatures.py beside it. What is made out of a log, evidence packages and opened records, is checked by
+verify_evidence.py, and the database that it is published from by verify_database.py.
 """
-import argparse, base64, hashlib, json, os, re, sys, time  # noqa: E401
-from collections import Counter, defaultdict, namedtuple
-from functools import lru_cache, reduce
-from itertools import accumulate
+import argparse, base64, json, os, re, sys, time  # noqa: E401
+from collections import Counter, defaultdict
+from datetime import datetime, timedelta
+from functools import partial, reduce
 from pathlib import Path
-NOTE_MAX, SIGNATURES_MAX, ENTRY_MAX, FILE_MAX, INTEGER_MAX = 256 << 10, 64, 16 << 10, 1 << 25, 2**53 - 1
-HASH, TILE, BUNDLES = 32, 256, -1  # bytes of a hash, hashes of a full tile, the "level" of entry bundles
-Key, Checkpoint = namedtuple("Key", "name id type public"), namedtuple("Checkpoint", "origin size root")
-
-class Bad(ValueError):
-    """Something is not what it must be: why, in which file, at which index within that file."""
-    def __init__(self, why, file=None, index=None, unit="index"):
-        super().__init__(f"`{file}`{'' if index is None else f', {unit} {index}'}: {why}" if file else why)
-        self.why, self.file, self.index, self.unit = why, file, index, unit
-def check(condition, why, *place):
-    if not condition:
-        raise Bad(why, *place)
-def sha256(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
-
-# ---- Ed25519 (RFC 8032, section 5.1): strict, by the equation without cofactor ----
-P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # the field; the base point's order
-D = -121665 * pow(121666, -1, P) % P
-def add(p, q):
-    """Adds two points in extended coordinates (section 5.1.4); it doubles as well."""
-    a, b = (p[1] - p[0]) * (q[1] - q[0]) % P, (p[1] + p[0]) * (q[1] + q[0]) % P
-    c, d = 2 * D * p[3] * q[3] % P, 2 * p[2] * q[2] % P
-    e, f, g, h = b - a, d - c, d + c, b + a
-    return e * f % P, g * h % P, f * g % P, e * h % P
-@lru_cache(maxsize=64)
-def doublings(point):
-    return list(accumulate(range(252), lambda p, _: add(p, p), initial=point))
-def multiply(factor, point):
-    return reduce(add, (p for i, p in enumerate(doublings(point)) if factor >> i & 1), (0, 1, 1, 0))
-def decode_point(data):
-    """Reads a point (section 5.1.3); gives None if y is too large, has no x, or x is minus zero."""
-    sign, y = divmod(int.from_bytes(data, "little"), 2**255)
-    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
-    x = pow(square, (P + 3) // 8, P)
-    x = x if x * x % P == square else x * pow(2, (P - 1) // 4, P) % P
-    if len(data) != 32 or y >= P or x * x % P != square or (x == 0 and sign):
-        return None
-    return (x, y, 1, x * y % P) if x & 1 == sign else (P - x, y, 1, -x * y % P)
-def encode_point(p):
-    x, y = (v * pow(p[2], -1, P) % P for v in p[:2])
-    return (y | (x & 1) << 255).to_bytes(32, "little")
-BASE = decode_point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
-def ed25519_verify(public, text, signature):
-    a, s = decode_point(public), int.from_bytes(signature[32:], "little")
-    if len(signature) != 64 or s >= L or a is None:
-        return False
-    k = int.from_bytes(hashlib.sha512(signature[:32] + public + text).digest(), "little") % L
-    r = add(multiply(s, BASE), multiply(k, (P - a[0], a[1], 1, P - a[3])))  # [s]B - [k]A must be R
-    # A point of small order becomes neutral when doubled thrice; with one, a signature can fit many texts.
-    return encode_point(r) == signature[:32] and all(reduce(lambda p, _: add(p, p), range(3), p)[0] for p in (a, r))
-
-# ---- Encodings, signed notes, checkpoints (C2SP signed-note, tlog-cosignature, tlog-checkpoint) ----
-def base64url(data):
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-def unbase64(text, url=False):
-    """Decodes canonical base64: the standard one with padding, or the one for URLs without."""
-    try:
-        padded = text + "=" * (-len(text) % 4) if url else text
-        data = base64.b64decode(padded.encode("ascii"), b"-_" if url else None, validate=True)
-    except ValueError:
-        raise Bad("base64 is malformed") from None
-    check((base64url(data) if url else base64.b64encode(data).decode()) == text, "base64 is not canonical")
-    return data
-def is_name(text):
-    return text != "" and "+" not in text and not any(c.isspace() or c < " " for c in text)
-def parse_vkey(text):
-    name, key_id, data = (text.split("+", 2) + ["", ""])[:3]
-    data = unbase64(data)
-    check(is_name(name) and sha256(name.encode(), b"\n", data)[:4].hex() == key_id, "not a key, or its id is wrong")
-    check(data[:1] not in (b"\1", b"\4") or len(data) == 33, "an Ed25519 key has 32 bytes")
-    return Key(name, bytes.fromhex(key_id), data[:1], data[1:])
-def signs(key, text, signature):
-    if key.type == b"\4":  # a cosignature, which has its time before it
-        text, signature = f"cosignature/v1\ntime {int.from_bytes(signature[:8], 'big')}\n{text}", signature[8:]
-    return ed25519_verify(key.public, text.encode(), signature)
-def open_note(data, keys):
-    """Gives a note's text and the known keys that signed it; fails if one of them fails or there is none."""
-    note = data.decode("utf-8", "replace") if len(data) <= NOTE_MAX else ""
-    head, _, tail = note.rpartition("\n\n")
-    text, lines, signers = head + "\n", tail.split("\n"), []
-    well_formed = head and lines.pop() == "" and note.encode() == data and not re.search("[\0-\x09\x0b-\x1f]", note)
-    check(well_formed and 0 < len(lines) <= SIGNATURES_MAX, "not a signed note")
-    for line in lines:
-        name, text64 = (line.split(" ") + ["", ""])[1:3]
-        blob = unbase64(text64)
-        check(line == f"\u2014 {name} {text64}" and is_name(name) and len(blob) > 4, "a signature line is malformed")
-        known = [key for key in keys if (key.name, key.id) == (name, blob[:4]) and key.type in (b"\1", b"\4")]
-        good = [key for key in known if signs(key, text, blob[4:])]
-        check(good or not known, f"the signature of `{name}` is wrong")
-        signers += good[:1]
-    check(signers, "no signature by a known key")
-    return text, signers
-def open_checkpoint(data, keys):
-    text, signers = open_note(data, keys)
-    match = re.fullmatch("([^\n]+)\n(0|[1-9][0-9]{0,19})\n([^\n]+)\n", text)
-    check(match and is_name(match[1]) and int(match[2]) < 2**64, "not a checkpoint: origin, size, root")
-    check(any((key.type, key.name) == (b"\1", match[1]) for key in signers), "not signed by the log's own key")
-    check(len(unbase64(match[3])) == HASH, "a root has 32 bytes")
-    return Checkpoint(match[1], int(match[2]), unbase64(match[3]))
+sys.dont_write_bytecode = True  # a folder that has this file gets no other by its being run
+from verify_signatures import (HASH, Bad, base64url, check, check_quorum, counting, open_checkpoint, open_rotation,
+                               parse_checkpoint, parse_policy, parse_vkey, sha256, split_note, trusted, unbase64,
+                               write_vkey)  # noqa: E402
+ENTRY_MAX, FILE_MAX, INTEGER_MAX, ROTATIONS_MAX = 16 << 10, 1 << 25, 2**53 - 1, 1024
+TILE, BUNDLES = 256, -1  # hashes of a full tile, the "level" of entry bundles
+EPOCH, LATEST_MS = datetime(1970, 1, 1), 253402207200999  # the latest time that is written as a date
 
 # ---- Tree and proofs (RFC 6962, section 2.1; C2SP tlog-proof) ----
 def leaf_hash(entry):
@@ -142,8 +52,8 @@ def root_of_inclusion(index, size, node, path):
     if index < left:
         return node_hash(root_of_inclusion(index, left, node, path[:-1]), path[-1])
     return node_hash(path[-1], root_of_inclusion(index - left, size - left, node, path[:-1]))
-def check_proof(data, keys, entry):
-    """Checks a tlog-proof of `entry`; gives the index and the checkpoint."""
+def check_proof(data, keys, entry, policy=None):
+    """Checks a tlog-proof of `entry`, and that its checkpoint has a policy's quorum; gives index and checkpoint."""
     head, _, note = data.partition(b"\n\n")
     proof = r"c2sp\.org/tlog-proof@v1(?:\nextra ([^\n]*))?\nindex (0|[1-9][0-9]{0,19})((?:\n[^\n]+){0,64})"
     match = re.fullmatch(proof, head.decode("latin-1"))
@@ -152,6 +62,8 @@ def check_proof(data, keys, entry):
     check({len(node) for node in path} <= {HASH}, "a hash of the proof has not 32 bytes")
     root = root_of_inclusion(index, checkpoint.size, leaf_hash(entry), path)
     check(root == checkpoint.root, f"the entry is not leaf {index} of the signed tree")
+    if policy:
+        check_quorum(policy, note, keys)
     return index, checkpoint
 
 # ---- Leaves: canonical JSON (RFC 8785, integers only), streams, calls and their outcomes ----
@@ -179,11 +91,18 @@ def field(leaf, path, kind):
         leaf = leaf.get(name) if isinstance(leaf, dict) else None
     check(type(leaf) is kind and (kind is str or leaf >= 0), f"field `{path}` is missing or of another type")
     return leaf
+def rotations_of(index, leaf, origin):
+    """Gives in a list what a leaf says about the replacement of a key: nothing, unless it is of kind `key`."""
+    return [open_rotation(index, field(leaf, "rotation", str), origin)] if field(leaf, "kind", str) == "key" else []
 DAY_TOTALS, NAMED_MAX = {"by_kind": "kind", "by_decision": "decision", "by_mode": "mode", "by_agent": "agent"}, 200
 def spell(value):  # with sorted members, so that equal values have equal texts
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 def day_of(ms):
     return "{:04}-{:02}-{:02}".format(*time.gmtime(ms // 1000)[:3])
+def utc(ms):
+    """Writes a time as RFC 3339 in UTC, with milliseconds."""
+    at = EPOCH + timedelta(milliseconds=min(ms, LATEST_MS))
+    return at.isoformat(timespec="milliseconds") + "Z" if ms <= LATEST_MS else f"{ms} ms"
 
 class Day:
     """What the records of a day add up to; a daily close states it."""
@@ -277,13 +196,20 @@ def files_below(folder):
     found = (path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not path.is_dir())
     return sorted(path for path in found if not re.search(r"(^|/)\.", path))
 
+def told(policy, cosigned):
+    """Says who cosigned a checkpoint, and when."""
+    return [{"witness": name, "vkey": write_vkey(policy.witnesses[name]), "time": utc(1000 * seconds)}
+            for name, seconds in cosigned.items()]
+
 class Log:
-    """A log's folder; `tiles` has the widths in which each tile and bundle is published."""
+    """A log's folder: in which widths each tile and bundle is published, and the replacements of its key."""
     def __init__(self, folder, keys):
         os.listdir(folder)  # a folder that cannot be read is no verdict
-        self.folder, self.keys, self.tiles = folder, keys, defaultdict(list)
+        self.folder, self.keys, self.tiles, self.tree = folder, keys, defaultdict(list), Tree()
         for level, index, width in (parse_tile_path(f"tile/{path}") for path in files_below(Path(folder, "tile"))):
             self.tiles[level, index] = sorted(self.tiles[level, index] + [width])
+        self.says = self.read("checkpoint", lambda data: parse_checkpoint(split_note(data)[0]))  # not verified yet
+        self.rotations = list(self.key_leaves())
     def read(self, file, parse, *arguments):
         path = Path(self.folder, file)
         check(path.is_file() and path.stat().st_size <= FILE_MAX, "the file is missing or too large", file)
@@ -291,14 +217,33 @@ class Log:
             return parse(path.read_bytes(), *arguments)
         except Bad as bad:
             raise Bad(bad.why, file, bad.index) from None
+    def key_leaves(self):
+        """Finds `key` leaves ahead: they say whose checkpoints count. What is wrong with one, the pass tells."""
+        for index in range(-(-self.says.size // TILE)):
+            widths = self.tiles.get((BUNDLES, index))
+            if not widths:
+                return
+            try:
+                entries = self.read(tile_path(BUNDLES, index, widths[-1]), split_bundle)
+            except Bad:
+                return
+            for at, entry in enumerate(entries[:self.says.size - TILE * index], TILE * index):
+                try:
+                    if b'"kind":"key"' in entry:
+                        yield from rotations_of(at, parse_canonical(entry), self.says.origin)
+                except Bad:
+                    pass
+    def keys_at(self, size):
+        return counting(self.keys, self.rotations, size)
     def checkpoints(self, pinned):
         """Opens all checkpoints; gives the newest, and (size, root, file) of each by size."""
-        head, marks = self.read("checkpoint", open_checkpoint, self.keys), []
-        stored = [f"checkpoints/{path}" for path in files_below(Path(self.folder, "checkpoints"))]
+        head, marks = self.read("checkpoint", open_checkpoint, self.keys, self.rotations), []
+        stored = [f"{folder}/{path}" for folder in ("checkpoints", "cosigned")
+                  for path in files_below(Path(self.folder, folder))]
         for file in stored + pinned + ["checkpoint"]:
-            mark = self.read(file, open_checkpoint, self.keys)
-            named = mark.origin == head.origin and file in ["checkpoint", f"checkpoints/{mark.size}"] + pinned
-            check(named, "a checkpoint of another size or log", file)
+            mark = self.read(file, open_checkpoint, self.keys, () if file in pinned else self.rotations)
+            places = ["checkpoint", f"checkpoints/{mark.size}", f"cosigned/{mark.size}"] + pinned
+            check(mark.origin == head.origin and file in places, "a checkpoint of another size or log", file)
             check(mark.size <= head.size, f"size {head.size} is behind size {mark.size} of `{file}`", "checkpoint")
             marks.append((mark.size, mark.root, file))
         return head, sorted(marks, key=lambda mark: mark[0])
@@ -314,6 +259,7 @@ class Log:
         """Checks everything (ledger.md, "Verifying a log"); gives the report, or raises what is wrong."""
         head, marks = self.checkpoints(pinned)
         tree, people, parted, wrong, roots = Tree(), Population(), None, [], {size: sha256() for size, _, _ in marks}
+        rotations = []
         for index in range(-(-head.size // TILE)):
             count = min(TILE, head.size - TILE * index)
             files = self.published(BUNDLES, index, count)
@@ -325,6 +271,8 @@ class Log:
             for i, entry in enumerate(files[bundle][:count]):
                 try:
                     leaf = people.add(tree.size, entry)
+                    rotations += rotations_of(tree.size, leaf, head.origin)
+                    check(len(rotations) <= ROTATIONS_MAX, f"more than {ROTATIONS_MAX} key leaves")
                 except Bad as bad:
                     raise parted or Bad(bad.why, bundle, i) from None
                 watch(tree.size, leaf)
@@ -340,35 +288,65 @@ class Log:
                 wrong.append(difference(self.published(level, index, len(own) // HASH), split(HASH, own)))
         for bad in filter(None, wrong):
             raise bad
+        check(rotations == self.rotations, "its entries changed while they were read", "tile")
+        self.tree = tree
         unsigned = sorted(tile_path(level, index, width) for (level, index), widths in self.tiles.items()
                           for width in widths if TILE * index + width > head.size >> 8 * max(level, 0))
         return {"origin": head.origin, "size": head.size, "root": base64.b64encode(head.root).decode(),
-                "checkpoints": len(marks) - 1 - len(pinned), **people.report(), "unsigned": unsigned}
+                "checkpoints": sum(file.startswith("checkpoints/") for _, _, file in marks), **people.report(),
+                "keys": [{"vkey": write_vkey(key), "trust": reason, **({"leaf": leaf} if leaf is not None else {})}
+                         for key, (reason, leaf) in trusted(self.keys, rotations).items()], "unsigned": unsigned}
+    def witnessed(self, policy):
+        """Finds the newest checkpoint of a log that was verified which has the policy's quorum; gives size and who."""
+        cosigned = sorted(map(int, files_below(Path(self.folder, "cosigned"))), reverse=True)
+        missing = []
+        for file in ["checkpoint"] + [f"cosigned/{size}" for size in cosigned]:
+            size = self.read(file, lambda data: parse_checkpoint(split_note(data)[0])).size
+            try:
+                who = self.read(file, partial(check_quorum, policy), self.keys_at(size))
+                return {"size": size, "cosigned": told(policy, who), "records_after": self.tree.size - size}
+            except Bad as bad:
+                missing.append(bad)
+        raise missing[min(1, len(missing) - 1)]  # of the newest that somebody cosigned, if anybody did
 
 # ---- Command line ----
 def vkey(argument):  # a key, or a file with keys, one per line, and `#` before comments
     lines = Path(argument).read_text("utf-8").split("\n") if os.path.isfile(argument) else [argument]
     return [parse_vkey(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+def policy(argument):
+    try:
+        return parse_policy(Path(argument).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{argument}: {error}") from None
 def run_log(args):
-    report = Log(args.dir, args.vkey).verify(list(map(os.path.abspath, args.pinned)))
+    log = Log(args.dir, args.vkey)
+    report = log.verify(list(map(os.path.abspath, args.pinned)))
+    witnessed = log.witnessed(args.policy) if args.policy else {}
     if args.json:
-        return {"ok": True, "log": report}
+        return {"ok": True, "log": report, **({"witnessed": witnessed} if witnessed else {})}
+    for key in report.pop("keys"):
+        if key["trust"] != "given":
+            report[f"  {key['vkey'][:-45]}"] = f"{key['trust']}, says leaf {key['leaf']}"
     for count in report.pop("population"):
         report[f"  {count['kind']} {count['verdict'] or ''}"] = count["count"]
+    report.update({"witnessed": f"{witnessed['size']} of {report['size']} records"} if witnessed else {})
+    report.update({f"  {one['witness']}": one["time"] for one in witnessed.get("cosigned", [])})
     for name, value in report.items():
         if name in ("first_ms", "last_ms") and value is not None:
-            value = f"{day_of(value)} {time.strftime('%H:%M:%S', time.gmtime(value // 1000))}.{value % 1000:03} UTC"
+            value = utc(value)
         value = f"{len(value)} {value[:8] or ''}" if isinstance(value, list) else value
         print(f"{name.replace('_', ' '):26} {value}")
     return "OK: every record is in the signed log, unchanged and in order"
 def run_proof(args):
-    index, checkpoint = check_proof(args.file.read_bytes(), args.vkey, args.entry.read_bytes())
+    index, checkpoint = check_proof(args.file.read_bytes(), args.vkey, args.entry.read_bytes(), args.policy)
     return f"OK: the entry is leaf {index} of `{checkpoint.origin}`, size {checkpoint.size}"
-COMMANDS = {"log": (run_log, "check a whole log", ("dir", "--vkey", "--pinned", "--json")),
-            "proof": (run_proof, "check that an entry is in a log", ("file", "--vkey", "--entry"))}
+TRUST = ("--vkey", "--policy")
+COMMANDS = {"log": (run_log, "check a whole log", ("dir", *TRUST, "--pinned", "--json")),
+            "proof": (run_proof, "check that an entry is in a log", ("file", *TRUST, "--entry"))}
 ARGUMENTS = {"dir": {"help": "a tlog-tiles folder: `checkpoint`, `checkpoints/`, `tile/`"},
              "file": {"type": Path, "help": "a .tlog-proof"},
-             "--vkey": {"metavar": "KEY|FILE", "type": vkey, "required": True, "action": "extend", "help": "a log key"},
+             "--vkey": {"metavar": "KEY|FILE", "type": vkey, "default": [], "action": "extend", "help": "a log key"},
+             "--policy": {"metavar": "FILE", "type": policy, "help": "witnesses that must have cosigned"},
              "--pinned": {"metavar": "FILE", "action": "append", "default": [], "help": "a checkpoint from earlier"},
              "--entry": {"type": Path, "required": True, "help": "the bytes of the leaf"},
              "--json": {"action": "store_true", "help": "print JSON"}}
@@ -379,10 +357,13 @@ def run_command(doc, known, options):
     commands = parser.add_subparsers(required=True, metavar="|".join(known))
     for name, (run, text, arguments) in known.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run, json=False)
+        command.set_defaults(run=run, json=False, policy=None)
         for argument in arguments:
             command.add_argument(argument, **options[argument])
     args = parser.parse_args()
+    args.vkey = args.vkey or (args.policy.logs if args.policy else [])
+    if not args.vkey:
+        parser.error("name the log's public key, with --vkey or in a policy")
     try:
         output, code = args.run(args), 0
     except Bad as bad:

@@ -17,10 +17,12 @@ use crate::Record;
 use crate::folder::LogFolder;
 use crate::timestamp::{self, token_path};
 
-/// The independent verifiers, of logs and of packages, which need nothing but Python.
-const VERIFIERS: [(&str, &str); 2] = [
+/// The independent verifiers, of logs and of packages, and what both need: nothing else but Python.
+pub(super) const VERIFIERS: [(&str, &str); 4] = [
     ("verify.py", include_str!("../../../../spec/verify.py")),
     ("verify_evidence.py", include_str!("../../../../spec/verify_evidence.py")),
+    ("verify_lists.py", include_str!("../../../../spec/verify_lists.py")),
+    ("verify_signatures.py", include_str!("../../../../spec/verify_signatures.py")),
 ];
 
 /// How far the time in a record's id may be from the time of the record, with room to spare, in milliseconds.

@@ -140,8 +140,9 @@ fn checking(manifest: &Manifest, signed: bool) -> String {
          $ python3 verify_evidence.py package . --vkey log.vkey --pinned CHECKPOINT_YOU_KEPT\n\
          ```\n\n\
          is a second, independent program that derives the lists again. It must print size {size} and root\n\
-         {root}. `verify.py` beside it checks the log alone. Take both from the\n\
-         program's source if you want to be independent of who built this package.\n",
+         {root}. `verify.py` checks the log alone. Both need the other two `verify_*.py`\n\
+         beside them. Take all four from the program's source if you want to be independent of who built\n\
+         this package.\n",
         size = manifest.checkpoint_end.size,
         root = manifest.checkpoint_end.root,
     )

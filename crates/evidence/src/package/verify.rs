@@ -15,7 +15,7 @@ use countersign_ledger::{Checkpoint, Policy, TreeSize, VerifierKey};
 use serde::Serialize;
 
 use super::PackageError;
-use super::build::opened;
+use super::build::{VERIFIERS, opened};
 use super::derive::derive;
 use super::limits::MANIFEST_BYTES_MAX;
 use super::list::List;
@@ -458,8 +458,8 @@ fn check_places(
     if let Some(start) = &derived.checkpoint_start {
         copies.push(("checkpoints/start", format!("log/checkpoints/{}", start.size)));
     }
-    let mut places: BTreeSet<String> =
-        ["README.md", "verify.py", "verify_evidence.py"].map(str::to_owned).into();
+    let mut places = BTreeSet::from(["README.md".to_owned()]);
+    places.extend(VERIFIERS.map(|(path, _)| path.to_owned()));
     places.extend(files.keys().cloned());
     let tiles = tiles_for_growth(TreeSize(0), size);
     let bundles = bundles_for_growth(TreeSize(0), size);
