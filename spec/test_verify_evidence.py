@@ -8,12 +8,14 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import unittest
 
 import verify
 import verify_evidence as evidence
 import verify_lists as lists
-from test_verify import InFolder, make_vkey, run, sign_note, vectors, write
+from test_verify import InFolder, cosign, make_vkey, run, sign_note, vectors, write
 from verify_signatures import Bad
 
 VECTOR = vectors("package")
@@ -258,6 +260,69 @@ class Packages(InFolder):
         self.assertTrue(run("package", self.path("package"), "--vkey", VECTOR["vkey"])[1].startswith("FAILED: `csv/auth.csv`, row 1: "))
 
 
+    def test_a_packages_own_verifiers_leave_nothing_behind(self):
+        here = os.path.dirname(os.path.abspath(__file__))
+        for name in evidence.FOR_PEOPLE - {"README.md"}:
+            shutil.copy(os.path.join(here, name), self.path("package", name))
+        self.sign_again()
+        before = verify.files_below(self.path("package"))
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        for program, command, folder in (("verify_evidence.py", "package", "."), ("verify.py", "log", "log"), ("verify_evidence.py", "package", ".")):
+            done = subprocess.run([sys.executable, program, command, folder, "--vkey", VECTOR["vkey"]], cwd=self.path("package"), env=environment,
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(verify.files_below(self.path("package")), before)
+
+    def test_a_policy(self):
+        witness = bytes([9] * 32)
+        write(self.folder, "policy", f"log {VECTOR['vkey']}\nwitness w {make_vkey(witness, 'w', 4)}\nquorum w\n".encode())
+        self.assertEqual(self.check("--policy", self.path("policy"))["problem"]["object"], "log/checkpoint")
+        note = cosign(self.read("log/checkpoint"), witness, "w")
+        for path in ("log/checkpoint", "checkpoints/end"):
+            write(self.path("package"), path, note)
+        for path in (path for path in VECTOR["files"] if path.startswith("proofs/")):
+            write(self.path("package"), path, self.read(path).partition(b"\n\n")[0] + b"\n\n" + note)
+        self.sign_again()
+        found = self.check("--policy", self.path("policy"))
+        self.assertEqual([(one["witness"], one["time"]) for one in found["witnessed"]["cosigned"]], [("w", "2025-11-21T04:40:00.000Z")])
+        self.assertRegex(run("package", self.path("package"), "--policy", self.path("policy"))[1], r"(?m)^cosigned by +w at 2025-11-21T04:40:00.000Z$")
+
+
+class Coverage(unittest.TestCase):
+    def intervals(self, *leaves, begin=0, end, known=None):
+        """Gives the intervals of a log whose newest leaf is at the end of the period, unless said otherwise."""
+        coverage = lists.Coverage()
+        for index, (ms, epoch, kind, more) in enumerate(leaves):
+            coverage.add(index, {"kind": kind, "time": {"ms": ms, "n": 0}, "gw": {"replica": more.pop("of", "g1"), "epoch": epoch}, **more})
+        coverage.known_ms = end if known is None else known
+        return [(name, state, first, last, cause) for name, state, first, last, cause, _, _ in coverage.intervals(begin, end)]
+
+    def test_a_start_and_a_stop(self):
+        self.assertEqual(self.intervals((100, 1, "heartbeat", {"event": "start"}), (200, 1, "decision", {}), (300, 1, "heartbeat", {"event": "stop"}), end=301),
+                         [("g1", "down", 0, 100, "not_started"), ("g1", "up", 100, 300, "started"), ("g1", "down", 300, 301, "stopped")])
+
+    def test_silence(self):
+        start = (0, 1, "heartbeat", {"event": "start"})
+        self.assertEqual(self.intervals(start, (90_000, 1, "heartbeat", {}), end=90_000), [("g1", "up", 0, 90_000, "started")])
+        self.assertEqual(self.intervals(start, (90_001, 1, "heartbeat", {}), end=90_002),
+                         [("g1", "gap", 0, 90_001, "silence"), ("g1", "up", 90_001, 90_002, "resumed")])
+        self.assertEqual(self.intervals(start, (10, 1, "decision", {}), (200_000, 1, "change", {"of": "g2"}), end=200_000),
+                         [("g1", "up", 0, 10, "started"), ("g1", "gap", 10, 200_000, "silence"), ("g2", "down", 0, 200_000, "not_started")])
+
+    def test_losses(self):
+        start, later = (0, 1, "heartbeat", {"event": "start"}), (50, 1, "decision", {})
+        for gap, after in (({"gap": "database_failed"}, ("up", 70, 80, "resumed")), ({}, ("gap", 50, 80, "unclean_stop"))):
+            found = self.intervals(start, later, (70, 1, "gap", dict(gap)), end=80)
+            self.assertEqual((found[0][1:], found[-1][1:]), (("up", 0, 50, "started"), after))
+
+    def test_a_gateway_that_another_found_lost(self):
+        lost = {"gap": "gateway_lost", "last": {"replica": "g1", "epoch": 1, "seq": 2}, "of": "g2"}
+        leaves = [(0, 1, "heartbeat", {"event": "start"}), (50, 1, "decision", {}), (60, 3, "gap", lost), (80, 2, "heartbeat", {"event": "start"})]
+        self.assertEqual(self.intervals(*leaves, end=90, known=80),
+                         [("g1", "up", 0, 50, "started"), ("g1", "gap", 50, 80, "gateway_lost"), ("g1", "gap", 80, 90, "log_ends"),
+                          ("g2", "down", 0, 60, "not_started"), ("g2", "up", 60, 80, "resumed"), ("g2", "gap", 80, 90, "log_ends")])
+
+
 class Lists(unittest.TestCase):
     def survey(self, leaves, filters, begin=0, end=1000):
         survey = evidence.Survey(begin, end, filters)
@@ -337,6 +402,18 @@ class Records(InFolder):
                      changed(lambda file, _: file.update(outcomes=[5])), {}, [], b"", b"\xff", b"1" * 5000):
             problem = self.check(file)["problem"]
             self.assertEqual(problem["object"], self.path("record.json"))
+
+    def test_a_policy(self):
+        file, key = vectors("record")["file"], vectors("record")["vkey"]
+        witness = bytes([9] * 32)
+        write(self.folder, "policy", f"log {key}\nwitness w {make_vkey(witness, 'w', 4)}\nquorum w\n".encode())
+        for cosigned, code in ((0, 1), (1, 1), (2, 0)):
+            write(self.folder, "record.json", json.dumps(file).encode())
+            self.assertEqual(run("record", self.path("record.json"), "--policy", self.path("policy"))[0], code)
+            part = [file, *file["outcomes"], {}][cosigned]
+            if part:
+                head, _, note = part["proof"].partition("\n\n")
+                part["proof"] = head + "\n\n" + cosign(note.encode(), witness, "w").decode()
 
     def test_what_is_not_opened_stays_closed(self):
         file = vectors("record")["file"]

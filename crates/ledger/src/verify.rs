@@ -174,7 +174,7 @@ pub fn current_keys<S: LogSource>(
     keys: &[VerifierKey],
 ) -> Result<Vec<VerifierKey>, Problem> {
     let options = VerifyOptions { keys: keys.to_vec(), ..VerifyOptions::default() };
-    Ok(pass::Pass::begin(source, &options)?.current_keys())
+    pass::Pass::begin(source, &options)?.current_keys()
 }
 
 fn read<S: LogSource>(source: &S, path: &str) -> Result<Vec<u8>, Problem> {

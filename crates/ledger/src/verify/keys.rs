@@ -50,7 +50,9 @@ pub struct TrustedKey {
 impl fmt::Display for TrustedKey {
     /// Writes name and id, and why the key is trusted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, _) = self.vkey.rsplit_once('+').unwrap_or((&self.vkey, ""));
+        // Base64 may have a `+`, a name has none.
+        let end = self.vkey.match_indices('+').nth(1).map_or(self.vkey.len(), |(at, _)| at);
+        let name = self.vkey.get(..end).unwrap_or_default();
         let leaf = self.leaf.map(|leaf| leaf.to_string()).unwrap_or_default();
         match self.trust {
             Trust::Given => write!(f, "{name}, given"),
@@ -114,7 +116,11 @@ impl<'a> Keys<'a> {
     }
 
     /// Finds all `key` leaves, unless that was done; returns whether there are any.
-    fn look_ahead<S: LogSource>(&mut self, source: &S, ahead: &Ahead<'_>) -> Result<bool, Problem> {
+    pub(super) fn look_ahead<S: LogSource>(
+        &mut self,
+        source: &S,
+        ahead: &Ahead<'_>,
+    ) -> Result<bool, Problem> {
         if self.ahead.is_some() || ahead.entries == EntryFormat::Opaque {
             return Ok(false);
         }

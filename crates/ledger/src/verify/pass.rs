@@ -303,9 +303,15 @@ impl<'a, S: LogSource> Pass<'a, S> {
         }
     }
 
-    /// Returns the keys that count for the newest checkpoint.
-    pub(super) fn current_keys(&self) -> Vec<VerifierKey> {
-        self.keys.counting_for(self.checkpoint.size)
+    /// Returns the keys that count for the newest checkpoint, which one of them must have signed.
+    ///
+    /// Looks for `key` leaves even if a given key signed it: another may sign beside it, and replace it.
+    pub(super) fn current_keys(mut self) -> Result<Vec<VerifierKey>, Problem> {
+        let Checkpoint { size, origin, .. } = &self.checkpoint;
+        let (listing, entries) = (&self.listing, self.options.entries);
+        self.keys.look_ahead(self.source, &Ahead { listing, size: *size, origin, entries })?;
+        self.check_signer()?;
+        Ok(self.keys.counting_for(*size))
     }
 
     fn read(&self, path: &TilePath) -> Result<Vec<u8>, Problem> {

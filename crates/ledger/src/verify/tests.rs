@@ -578,6 +578,26 @@ fn a_key_that_was_replaced_signs_no_newer_checkpoint_for_whoever_has_the_new_one
 }
 
 #[test]
+fn the_current_keys_are_found_although_an_old_one_signed_too() {
+    let log = Rotated::new();
+    let vkeys = log.keys.each_ref().map(SigningKey::verifier_key);
+    let files = log.publish(&[(9, &[0]), (200, &[0, 1])]);
+    for given in [0, 1] {
+        let found = current_keys(&files, &vkeys[given..=given]).unwrap();
+        assert_eq!(found, [vkeys[1].clone()], "{given}");
+    }
+    let files = log.publish(&[(9, &[0]), (200, &[0])]);
+    assert_eq!(current_keys(&files, &vkeys[..1]).unwrap_err().object, "checkpoint");
+}
+
+#[test]
+fn a_trusted_key_is_named_without_its_base64() {
+    let vkey = "log.example/acme+07b7d5bc+Aaqto+HSMq/i6lN+0ZJSKL+xBsf1f56o3u+qUkUzccUL".to_owned();
+    let key = TrustedKey { vkey, trust: Trust::Successor, leaf: Some(LeafIndex(18)) };
+    assert_eq!(key.to_string(), "log.example/acme+07b7d5bc, which took over by leaf 18");
+}
+
+#[test]
 fn a_cosigned_checkpoint_needs_a_key_that_counted_for_its_size() {
     let log = Rotated::new();
     for (place, signer, good) in [(9, 0, true), (200, 1, true), (200, 0, false)] {
