@@ -196,7 +196,7 @@ def files_below(folder):
     found = (path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not path.is_dir())
     return sorted(path for path in found if not re.search(r"(^|/)\.", path))
 
-def told(policy, cosigned):
+def cosigners(policy, cosigned):
     """Says who cosigned a checkpoint, and when."""
     return [{"witness": name, "vkey": write_vkey(policy.witnesses[name]), "time": utc(1000 * seconds)}
             for name, seconds in cosigned.items()]
@@ -304,7 +304,7 @@ class Log:
             size = self.read(file, lambda data: parse_checkpoint(split_note(data)[0])).size
             try:
                 who = self.read(file, partial(check_quorum, policy), self.keys_at(size))
-                return {"size": size, "cosigned": told(policy, who), "records_after": self.tree.size - size}
+                return {"size": size, "cosigned": cosigners(policy, who), "records_after": self.tree.size - size}
             except Bad as bad:
                 missing.append(bad)
         raise missing[min(1, len(missing) - 1)]  # of the newest that somebody cosigned, if anybody did
@@ -326,7 +326,7 @@ def run_log(args):
         return {"ok": True, "log": report, **({"witnessed": witnessed} if witnessed else {})}
     for key in report.pop("keys"):
         if key["trust"] != "given":
-            report[f"  {key['vkey'][:-45]}"] = f"{key['trust']}, says leaf {key['leaf']}"
+            report["  " + "+".join(key["vkey"].split("+")[:2])] = f"{key['trust']}, says leaf {key['leaf']}"
     for count in report.pop("population"):
         report[f"  {count['kind']} {count['verdict'] or ''}"] = count["count"]
     report.update({"witnessed": f"{witnessed['size']} of {report['size']} records"} if witnessed else {})
@@ -335,7 +335,7 @@ def run_log(args):
         if name in ("first_ms", "last_ms") and value is not None:
             value = utc(value)
         value = f"{len(value)} {value[:8] or ''}" if isinstance(value, list) else value
-        print(f"{name.replace('_', ' '):26} {value}")
+        print(f"{name if name[0] == ' ' else name.replace('_', ' '):26} {value}")
     return "OK: every record is in the signed log, unchanged and in order"
 def run_proof(args):
     index, checkpoint = check_proof(args.file.read_bytes(), args.vkey, args.entry.read_bytes(), args.policy)

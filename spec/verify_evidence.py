@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 sys.dont_write_bytecode = True  # a package whose own verifier is run gets no other files by that
-from verify import (ARGUMENTS, BUNDLES, EPOCH, FILE_MAX, TILE, TRUST, Log, check_proof, files_below, parse_canonical,
-                    run_command, split_bundle, tile_path, told, utc)  # noqa: E402
+from verify import (ARGUMENTS, BUNDLES, EPOCH, FILE_MAX, TILE, TRUST, Log, check_proof, cosigners, files_below,
+                    parse_canonical, run_command, split_bundle, tile_path, utc)  # noqa: E402
 from verify_lists import (LISTS, RECORDER, TABLES, Survey, attestation, facts, interval_row, list_sheet, quoted,
                           recorder_sheet, row)  # noqa: E402
 from verify_signatures import (ED25519, Bad, base64url, check, check_quorum, open_note, parse_checkpoint, sha256,
@@ -105,10 +105,10 @@ class Package:
             path = self.folder / file
             check(path.is_file() and not path.is_symlink(), "it is neither a file nor a folder", file)
         self.manifest = self.json("manifest.json", MANIFEST_MAX)
-    def in_log(self, pinned, check, *arguments):
+    def in_log(self, pinned, call, *arguments):
         """Calls a check of the log, whose files have other names here."""
         try:
-            return check(*arguments)
+            return call(*arguments)
         except Bad as bad:
             raise Bad(bad.why, bad.file if bad.file in pinned else f"log/{bad.file}", bad.index) from None
     def read(self, file, limit=FILE_MAX):
@@ -265,7 +265,7 @@ class Package:
         self.check_words(own, survey, files)
         self.check_files(files)
         check(own["period_is_over"] or not policy, "its log ends before the period does", "log/checkpoint")
-        witnessed = {"witnessed": {"size": size, "cosigned": told(policy, cosigned)}} if policy else {}
+        witnessed = {"witnessed": {"size": size, "cosigned": cosigners(policy, cosigned)}} if policy else {}
         return {"manifest": own, "signed_by": signed_by, "log": report, **witnessed}
 
 # ---- Command line ----
