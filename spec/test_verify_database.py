@@ -14,7 +14,7 @@ import uuid
 
 import verify
 import verify_database as database
-from test_verify import ALLOW, DENY, InFolder, make_leaves, make_vkey, run, vectors, write, write_log
+from test_verify import ALLOW, DENY, ORIGIN, InFolder, make_leaves, make_vkey, run, sign_note, vectors, write, write_log
 from verify_signatures import Bad
 
 MIGRATIONS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "crates", "store", "migrations", "sqlite")
@@ -209,6 +209,10 @@ class Databases(Installation):
         self.execute("DELETE FROM coord")
         self.assert_bad("coord, tenant")
 
+    def test_a_checkpoint_that_was_signed_for_another_tree(self):
+        self.execute("UPDATE checkpoint SET note = ? WHERE size = 3", sign_note(f"{ORIGIN}\n3\n{'A' * 43}=\n").decode())
+        self.assert_bad("checkpoint, note", 3, "not that of the leaves")
+
     def test_a_place_that_both_tables_claim(self):
         for table in ("intake", "leaf"):
             self.execute(f"UPDATE {table} SET replica = 'g2'")
@@ -318,8 +322,10 @@ class Sections(Installation):
             found = self.erased(*leaves, DENY, DENY)
             counts = found["ok"] and (found["database"]["records_erased"], found["database"]["records_purged"])
             self.assertEqual(counts or None, expected, leaves)
-        self.make([{"kind": "heartbeat"}, {"kind": "erasure", "cause": "retention", "phase": "purged", "ranges": [[0, 2]], "records": 1}, DENY, DENY])
-        self.assert_bad("sealed, 019")
+        problem = self.erased(purge([[0, 1]], 1), DENY, DENY, private=True)["problem"]
+        self.assertIn("a purge says that it is not", problem["reason"])
+        self.make([{"kind": "heartbeat"}, DENY, DENY, DENY])
+        self.assert_bad(f"sealed, {ID(0)}", None, "no such record")
 
 
 class Cipher(unittest.TestCase):
