@@ -10,9 +10,12 @@ from verify import WRITER, leaf_hash, utc  # noqa: E402
 
 # ---- Lists and tables of a package (ledger.md, "Evidence package") ----
 KINDS = {"decision": "decisions", "outcome": "outcomes", "auth": "auth", "change": "changes", "detection": "detections",
-         "gap": "gaps", "heartbeat": "heartbeats"}
-LISTS = ["decisions", "outcomes", "late_outcomes", "auth", "changes", "detections", "gaps", "heartbeats", "other"]
-RESULTS = dict(decision="decision", outcome="outcome", auth="result", access="result", detection="type", gap="gap")
+         "gap": "gaps", "heartbeat": "heartbeats", "access": "accesses", "erasure": "erasures", "legal_hold": "holds",
+         "check": "checks"}
+LISTS = ["decisions", "outcomes", "late_outcomes", "auth", "changes", "detections", "gaps", "heartbeats", "accesses",
+         "erasures", "holds", "checks", "other"]
+RESULTS = dict(decision="decision", outcome="outcome", auth="result", access="result", check="result", detection="type",
+               gap="gap", erasure="phase", legal_hold="action")
 FRAME = {"v", "kind", "record_id", "tenant", "gw", "time", "_sd", "_sd_alg"}  # of every leaf; not in `other_fields`
 CALL = ("execution_status", "outcome_record_id", "outcome_at_utc", "outcome_leaf_index", "duration_ms")
 # The columns of each table; `column=field` where the leaf calls it otherwise.
@@ -30,6 +33,11 @@ TABLES = {name: [column.partition("=")[::2] for column in columns.split()] for n
     "outcomes": OUTCOMES, "late_outcomes": OUTCOMES,
     "auth": f"{START} result reason_codes=reasons agent_id=agent environment key_id {END}",
     "changes": f"{START} object what agent_id=agent server policy_bundle_sha256=bundle principal {END}",
+    "accesses": f"{START} result plane role principal key_id command route count read_record disclosed_fields tree_size "
+                f"{END}",
+    "erasures": f"{START} phase cause subject ticket job batch records sections held {END}",
+    "holds": f"{START} action principal {END}",
+    "checks": f"{START} check result from to count archive_size root {END}",
     "detections": OTHERS, "gaps": OTHERS, "heartbeats": OTHERS, "other": OTHERS}.items()}
 
 def text(leaf, name):
@@ -237,6 +245,10 @@ TITLES = {
     "detections": "Detections in the period",
     "gaps": "Places in the period where the recorder stopped without a clean end",
     "heartbeats": "Signs of life in the period",
+    "accesses": "Readings and exports of records, and refused ones, in the period",
+    "erasures": "Private fields destroyed in the period: erasures of persons, purges of retention",
+    "holds": "Legal holds set and lifted in the period",
+    "checks": "Checks of the ledger in the period: restore tests of its archive",
     "other": "Records of all other kinds in the period"}
 ATTESTATION = """\
 This package contains all {rows} records that the log {origin} of tenant {tenant}

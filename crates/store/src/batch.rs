@@ -108,15 +108,6 @@ pub(crate) struct Head {
     pub(crate) open: HashMap<RecordId, bool>,
 }
 
-/// When a commit outlives the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Durable {
-    /// When it returns.
-    AtOnce,
-    /// With the next commit on the same server that is durable at once (PostgreSQL; SQLite's always are).
-    Later,
-}
-
 /// One transaction under way.
 pub(crate) struct Batch<'a> {
     conn: &'a mut Conn,
@@ -356,15 +347,9 @@ impl Batch<'_> {
 
     /// Writes the records and the right edge that the batch leaves behind, and commits.
     pub(crate) async fn commit(self) -> Result<Head, sqlx::Error> {
-        self.commit_as(Durable::AtOnce).await
-    }
-
-    /// Does the same, durable now or later.
-    pub(crate) async fn commit_as(self, durable: Durable) -> Result<Head, sqlx::Error> {
         let Head { epoch, seq, .. } = self.head;
         let stream = Stream { tenant: self.tenant, replica: self.replica, epoch, seq: seq - 1 };
-        let frontier = self.head.frontier.as_ref();
-        self.rows.write(self.conn, self.begun, durable, stream, frontier).await?;
+        self.rows.write(self.conn, self.begun, stream, self.head.frontier.as_ref()).await?;
         Ok(self.head)
     }
 }

@@ -25,7 +25,6 @@ mod effect;
 mod erase;
 mod error;
 mod files;
-mod flush;
 pub mod fsck;
 mod head;
 mod index;

@@ -7,7 +7,6 @@ mod sqlite;
 use countersign_ledger::{Frontier, Hash};
 use countersign_model::RecordId;
 
-use crate::batch::Durable;
 use crate::db::{Conn, warnings};
 use crate::prepare::SealedRow;
 
@@ -50,7 +49,6 @@ impl Rows {
         self,
         tx: &mut Conn,
         begun: bool,
-        durable: Durable,
         stream: Stream<'_>,
         frontier: Option<&Frontier>,
     ) -> Result<(), sqlx::Error> {
@@ -62,7 +60,7 @@ impl Rows {
                 }
             }
             (Conn::Postgres(conn), None) => {
-                warnings::refusing(self.write_postgres(conn, durable, stream)).await?;
+                warnings::refusing(self.write_postgres(conn, stream)).await?;
             }
             (Conn::Sqlite(_), None) | (Conn::Postgres(_), Some(_)) => {
                 let reason = "a writer orders the log, or a sequencer does";

@@ -1,6 +1,5 @@
 //! The one task with the one connection that writes. For SQLite it has a thread to itself, which calls the
-//! database in place: a commit costs its caller two changes of threads, there and back. For PostgreSQL it
-//! goes on while the server makes durable what it has executed, and `flush` answers for that.
+//! database in place: a commit costs its caller two changes of threads, there and back.
 //!
 //! It collects what arrived while the previous commit ran and commits it as one transaction. Nothing
 //! in memory outlives a failed commit: the connection is closed, the write-ahead log is moved into the
@@ -19,12 +18,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::StoreError;
 use crate::anchor::Anchor;
-use crate::batch::{Batch, Done, Durable, Head, Job, Settlement, Work};
+use crate::batch::{Batch, Done, Head, Job, Settlement, Work};
 use crate::clock::{Clock, IdSource, step_back};
 use crate::db::postgres::Servers;
 use crate::db::{self, Column, Conn, sqlite};
 use crate::effect::Purge;
-use crate::flush::{Answers, Executed, Flusher};
 use crate::head::{load_head, mark_stopped};
 use crate::limits::{
     BATCH_RECORDS_MAX, COMMIT_GIVEN_UP_MS, STREAM_BEAT_MS, WAL_COMMIT_BYTES, WAL_PASSIVE_BYTES,
@@ -114,18 +112,10 @@ pub(crate) struct Context {
     pub(crate) lock: std::fs::File,
 }
 
-impl Context {
-    fn answers(&self) -> Answers {
-        Answers { settled: Arc::clone(&self.settled), subjects: Arc::clone(&self.subjects) }
-    }
-}
-
 /// The writer's state.
 pub(crate) struct Writer {
     context: Context,
     open: Option<(Conn, Head)>,
-    /// Makes durable what was executed on that connection (PostgreSQL).
-    flusher: Option<Flusher>,
     /// Calls that are open, or may be, though nobody else records how they ended: intents whose callers
     /// were refused, and calls whose outcome could not be recorded in time.
     orphans: Vec<(RecordId, OutcomeStatus)>,
@@ -138,9 +128,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(context: Context, conn: Conn, head: Head) -> Self {
         let (open, orphans) = (Some((conn, head)), Vec::new());
-        let (unmoved_bytes, next_purge_ms) = (0, 0);
-        let (flusher, paused) = (None, false);
-        Self { context, open, flusher, orphans, unmoved_bytes, next_purge_ms, paused }
+        Self { context, open, orphans, unmoved_bytes: 0, next_purge_ms: 0, paused: false }
     }
 
     /// Starts the writer; what is returned ends when the writer has ended.
@@ -244,8 +232,6 @@ impl Writer {
         if self.open.is_some() {
             return Ok(());
         }
-        // What the old connection executed must not be flushed over one of another server.
-        self.flusher = None;
         let context = &self.context;
         self.open = Some(match &context.place {
             Place::File(path) => {
@@ -266,20 +252,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits jobs as one transaction; answers them, or lets the flusher do so when they are durable.
+    /// Commits jobs as one transaction and answers them.
     async fn commit(&mut self, mut jobs: Vec<Job>) {
-        if let Err(error) = self.start_flusher().await {
-            self.fail(error);
-            return refuse(jobs);
-        }
         let Some((mut conn, head)) = self.open.take() else { return refuse(jobs) };
         let done = match &self.context.place {
-            Place::File(_) => self.transact(&mut conn, head, &mut jobs, Durable::AtOnce).await,
+            Place::File(_) => self.transact(&mut conn, head, &mut jobs).await,
             Place::Servers { .. } => {
                 // Other gateways may claim the same keys: in one order nobody waits in a circle.
                 jobs.sort_by_cached_key(Job::claims);
-                let executed = self.transact(&mut conn, head, &mut jobs, Durable::Later);
-                timeout(COMMIT_GIVEN_UP, executed)
+                timeout(COMMIT_GIVEN_UP, self.transact(&mut conn, head, &mut jobs))
                     .await
                     .unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer".into())))
             }
@@ -288,35 +269,15 @@ impl Writer {
             Ok((head, done)) => {
                 self.open = Some((conn, head));
                 self.paused &= done.is_empty();
-                self.answer(Executed { jobs, done }).await;
+                self.answer(jobs, done);
             }
             Err(error) => {
                 tracing::error!(%error, records = jobs.len(), "a commit failed");
                 conn.close_hard().await;
                 // Whether the transaction is durable shows only when the database is open again.
-                self.context.answers().refuse(jobs);
+                self.orphans.extend(jobs.iter().filter_map(Job::intent).map(not_forwarded));
+                refuse(jobs);
             }
-        }
-        self.orphans.extend(self.context.settled.take_abandoned());
-    }
-
-    /// Starts what makes commits on PostgreSQL durable, unless it runs.
-    async fn start_flusher(&mut self) -> Result<(), StoreError> {
-        let Place::Servers { servers, .. } = &self.context.place else { return Ok(()) };
-        if self.flusher.as_ref().is_some_and(|flusher| !flusher.has_failed()) {
-            return Ok(());
-        }
-        let Some((conn, _)) = &mut self.open else { return Ok(()) };
-        let start = timeout(COMMIT_GIVEN_UP, Flusher::start(servers, conn, self.context.answers()));
-        self.flusher = Some(start.await.unwrap_or_else(|_| Err(no_answer()))?);
-        Ok(())
-    }
-
-    async fn answer(&mut self, executed: Executed) {
-        let Some(flusher) = &self.flusher else { return self.context.answers().give(executed) };
-        if let Err(Executed { jobs, .. }) = flusher.take(executed).await {
-            self.flusher = None;
-            self.context.answers().refuse(jobs);
         }
     }
 
@@ -325,7 +286,6 @@ impl Writer {
         conn: &mut Conn,
         head: Head,
         jobs: &mut Vec<Job>,
-        durable: Durable,
     ) -> Result<(Head, Vec<Result<Done, StoreError>>), sqlx::Error> {
         let (tenant, replica) = (&self.context.tenant, &self.context.replica);
         let mut batch = Batch::begin(conn, tenant, replica, head).await?;
@@ -354,7 +314,24 @@ impl Writer {
             });
         }
         self.unmoved_bytes += batch.bytes + WAL_COMMIT_BYTES;
-        Ok((batch.commit_as(durable).await?, done))
+        Ok((batch.commit().await?, done))
+    }
+
+    fn answer(&mut self, jobs: Vec<Job>, done: Vec<Result<Done, StoreError>>) {
+        for (job, done) in jobs.into_iter().zip(done) {
+            if let (Ok(_), Some(subject)) = (&done, job.prepared.new_subject()) {
+                self.context.subjects.committed(subject);
+            }
+            let (call, settles) = (job.prepared.record, job.settles);
+            let recorded = matches!(&done, Ok(Done::Recorded(_)));
+            if let (true, Some(call)) = (recorded, settles) {
+                self.context.settled.announce(call);
+            }
+            let is_intent = job.is_intent;
+            if job.reply.send(done).is_err() && is_intent && recorded {
+                self.orphans.push(not_forwarded(call));
+            }
+        }
     }
 
     /// Records the outcomes that nobody else records.
@@ -478,9 +455,6 @@ impl Writer {
     }
 
     async fn stop(&mut self) -> Result<(), StoreError> {
-        if let Some(flusher) = self.flusher.take() {
-            flusher.finish().await;
-        }
         self.reopen().await?;
         self.orphans.extend(self.context.settled.take_abandoned());
         self.settle_orphans().await;
@@ -522,6 +496,10 @@ fn collect(
         next = if jobs.len() < BATCH_RECORDS_MAX { queue.try_recv().ok() } else { None };
     }
     (jobs, None)
+}
+
+fn not_forwarded(call: RecordId) -> (RecordId, OutcomeStatus) {
+    (call, OutcomeStatus::NotForwarded)
 }
 
 fn refuse(jobs: Vec<Job>) {

@@ -4,14 +4,14 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnection;
 
 use super::{Rows, Stream};
-use crate::batch::{Durable, open_call_sum, record_bytes};
+use crate::batch::{open_call_sum, record_bytes};
 use crate::db::int;
 
 /// All of a batch, unless something had to be read or written before: then the end of its transaction.
 ///
 /// Writes nothing unless the stream is still this process's: whoever took it over has counted its epoch
 /// up, and waited for the row as long as this transaction had it. Fails, by a division by zero, unless every
-/// call that ends was open. `$23` says whether the commit waits for the disk.
+/// call that ends was open.
 const WRITE: &str = "
 WITH fence AS (
     UPDATE stream SET seq = $4, beat = now()
@@ -34,7 +34,7 @@ WITH fence AS (
            unnest($18::bytea[], $19::text[], $20::bigint[], $21::bytea[]) AS c
 )
 SELECT count(*) / CASE WHEN count(*) = 0 OR (SELECT count(*) FROM ended) = cardinality($22)
-                  THEN 1 ELSE 0 END, set_config('synchronous_commit', $23, true) FROM fence";
+                  THEN 1 ELSE 0 END FROM fence";
 
 /// Says what a division by zero means here.
 fn not_open(error: sqlx::Error) -> sqlx::Error {
@@ -50,7 +50,6 @@ impl Rows {
     pub(super) async fn write_postgres(
         self,
         conn: &mut PgConnection,
-        durable: Durable,
         stream: Stream<'_>,
     ) -> Result<(), sqlx::Error> {
         let tenant = stream.tenant;
@@ -102,10 +101,6 @@ impl Rows {
             )
             .bind(call_sums)
             .bind(ended)
-            .bind(match durable {
-                Durable::AtOnce => "on",
-                Durable::Later => "off",
-            })
             .fetch_all(conn)
             .await
             .map_err(not_open)?;
