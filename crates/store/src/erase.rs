@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::db::{Column, Pool};
+use crate::db::{Column, Pool, int};
 use crate::effect::{Effect, Purge};
 use crate::keystore::SHARD_SLOTS;
 use crate::store::Inner;
@@ -461,7 +461,7 @@ pub(crate) struct OfKind {
     /// PostgreSQL: leaves, and records that their stream has and the log does not yet. A row of an
     /// unknown stream, or one that its stream has left behind, will never be a leaf: it says nothing.
     of_log_and_ahead: &'static str,
-    /// PostgreSQL: leaves.
+    /// PostgreSQL: leaves before one of index `$2`.
     of_log: &'static str,
     /// PostgreSQL: records that their stream has and the log does not yet.
     ahead: &'static str,
@@ -505,7 +505,7 @@ macro_rules! of_kind {
             of_log: concat!(
                 "SELECT i.body FROM intake i JOIN leaf l ON ",
                 leaf_of_intake!(),
-                " WHERE i.tenant = $1 AND i.kind = '",
+                " WHERE i.tenant = $1 AND l.idx < $2 AND i.kind = '",
                 $kind,
                 "'"
             ),
@@ -530,22 +530,25 @@ impl OfKind {
     /// Reads leaves, oldest first; in PostgreSQL also records that will be leaves.
     pub(crate) async fn read(&self, db: &Pool, tenant: &str) -> Result<Vec<Value>, StoreError> {
         let is_shared = matches!(db, Pool::Postgres(_));
-        select(db, if is_shared { self.of_log_and_ahead } else { self.all }, tenant).await
+        let sql = if is_shared { self.of_log_and_ahead } else { self.all };
+        select(db, sql, &[Column::Text(tenant)]).await
     }
 
     /// Reads what gateways' streams have (PostgreSQL), without a look at the leaves.
     async fn read_of_streams(&self, db: &Pool, tenant: &str) -> Result<Vec<Value>, StoreError> {
         let is_shared = matches!(db, Pool::Postgres(_));
-        select(db, if is_shared { self.of_streams } else { self.all }, tenant).await
+        let sql = if is_shared { self.of_streams } else { self.all };
+        select(db, sql, &[Column::Text(tenant)]).await
     }
 
-    /// Reads leaves alone (PostgreSQL), oldest first.
+    /// Reads leaves before one alone (PostgreSQL), oldest first.
     pub(crate) async fn read_ordered(
         &self,
         db: &Pool,
         tenant: &str,
+        before: u64,
     ) -> Result<Vec<Value>, StoreError> {
-        select(db, self.of_log, tenant).await
+        select(db, self.of_log, &[Column::Text(tenant), Column::Int(int(before))]).await
     }
 
     /// Reads records that will be leaves (PostgreSQL), oldest first.
@@ -554,12 +557,16 @@ impl OfKind {
         db: &Pool,
         tenant: &str,
     ) -> Result<Vec<Value>, StoreError> {
-        select(db, self.ahead, tenant).await
+        select(db, self.ahead, &[Column::Text(tenant)]).await
     }
 }
 
-async fn select(db: &Pool, sql: &'static str, tenant: &str) -> Result<Vec<Value>, StoreError> {
-    let rows = db.fetch_all(sql, &[Column::Text(tenant)]).await?;
+async fn select(
+    db: &Pool,
+    sql: &'static str,
+    args: &[Column<'_>],
+) -> Result<Vec<Value>, StoreError> {
+    let rows = db.fetch_all(sql, args).await?;
     let bodies: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
     let mut leaves = parse(&bodies)?;
     leaves.sort_by_key(time);

@@ -47,6 +47,9 @@ pub struct Report {
     pub records_purged: u64,
     /// The jobs that purged them, with their counts of records.
     pub purge_jobs: BTreeMap<String, u64>,
+    /// Records of both sorts that only records beyond the last signed checkpoint tell of: whoever has the
+    /// database alone could have written those.
+    pub gone_unsigned: u64,
     /// Allowed calls without an outcome.
     pub open_calls: u64,
     /// Rows whose sums were checked.
@@ -98,6 +101,8 @@ pub(crate) struct Check<'a> {
     pub(crate) now_ms: i64,
     pub(crate) keys: Option<Keystore>,
     pub(crate) report: Report,
+    /// Leaves that a checkpoint of ours covers.
+    pub(crate) signed: u64,
     /// Roots at the sizes that something vouches for, filled by the pass over the leaves.
     pub(crate) roots: BTreeMap<u64, Option<Hash>>,
 }
@@ -139,7 +144,7 @@ pub async fn check_at(
         .await
         .map_err(Problem::query("coord"))?;
     let (report, roots) = (Report::default(), BTreeMap::new());
-    let mut check = Check { conn: &mut tx, tenant, now_ms, keys, report, roots };
+    let mut check = Check { conn: &mut tx, tenant, now_ms, keys, report, signed: 0, roots };
     check.rows().await?;
     let claims = check.claims(published, &keys_folder).await?;
     let known = check.ledger(progress).await?;
@@ -218,6 +223,7 @@ impl Check<'_> {
                 claims.push(claim(object, &point));
             }
         }
+        self.signed = signed(&claims, self.keys.as_ref());
         self.roots = claims.iter().map(|claim| (claim.size, None)).collect();
         Ok(claims)
     }
@@ -285,6 +291,12 @@ fn compare_roots(
         }
     }
     Ok(())
+}
+
+/// Returns how many leaves are signed for, as far as the keys are there to say so.
+fn signed(claims: &[Claim], keys: Option<&Keystore>) -> u64 {
+    let sizes = claims.iter().filter(|_| keys.is_some()).map(|claim| claim.size);
+    sizes.max().unwrap_or(0)
 }
 
 fn claim(object: String, point: &Checkpoint) -> Claim {

@@ -337,6 +337,7 @@ fn store_json(store: &fsck::Report) -> Value {
         "records_erased": store.records_erased,
         "records_purged": store.records_purged,
         "purge_jobs": store.purge_jobs,
+        "gone_unsigned": store.gone_unsigned,
         "open_calls": store.open_calls,
         "rows": store.rows,
     })
@@ -436,6 +437,13 @@ fn print_store(store: &fsck::Report, out: &mut impl Write) -> fmt::Result {
     }
     for (job, records) in &store.purge_jobs {
         line(out, "purged by age", format!("{records} records under job {job}"))?;
+    }
+    if store.gone_unsigned > 0 {
+        let text = format!(
+            "{} records: what tells of their purge or erasure is newer than the last signed checkpoint",
+            store.gone_unsigned
+        );
+        line(out, "gone, not signed yet", text)?;
     }
     line(out, "calls without outcome", store.open_calls)
 }

@@ -173,6 +173,8 @@ pub(super) struct Told {
     erasures: Vec<serde_json::Value>,
     pub(super) purges: Purges,
     schedule: Schedule,
+    /// Ids of the erasures that a signed checkpoint covers.
+    signed: HashSet<String>,
     /// The time of the check, in Unix milliseconds.
     now_ms: i64,
 }
@@ -182,10 +184,11 @@ impl Told {
     pub(super) fn of(
         erasures: Vec<serde_json::Value>,
         changes: &[serde_json::Value],
+        signed: HashSet<String>,
         now_ms: i64,
     ) -> Self {
         let (purges, schedule) = (Purges::of(&erasures), Schedule::of(changes));
-        Self { erasures, purges, schedule, now_ms }
+        Self { erasures, purges, schedule, signed, now_ms }
     }
 
     /// Checks that the log tells of a record whose private section is missing, and counts it.
@@ -206,14 +209,16 @@ impl Told {
                 return bad(format!("job `{}` purged it at a time that is to come", batch.job));
             }
             report.records_purged += 1;
+            report.gone_unsigned += u64::from(!self.signed.contains(&batch.record));
             *report.purge_jobs.entry(batch.job.clone()).or_default() += 1;
             return Ok(());
         }
         let subject = leaf.get("principal").and_then(|it| it.as_str()).unwrap_or_default();
-        if erase::covering(&self.erasures, subject, erase::time(&leaf)).is_none() {
+        let Some(erasure) = erase::covering(&self.erasures, subject, erase::time(&leaf)) else {
             return bad("the section is missing, and no erasure tells of it".to_owned());
-        }
+        };
         report.records_erased += 1;
+        report.gone_unsigned += u64::from(!self.signed.contains(record_id(erasure)));
         Ok(())
     }
 }
@@ -228,7 +233,15 @@ impl Check<'_> {
         blobs: &Blobs,
     ) -> Result<(), Problem> {
         let changes = self.leaves_of("change").await?;
-        let told = Told::of(self.leaves_of("erasure").await?, &changes, self.now_ms);
+        let erasures = self.leaves_of("erasure").await?;
+        let is_signed = |leaf: &&serde_json::Value| {
+            let record = record_id(leaf).parse::<RecordId>().ok();
+            let place = record.and_then(|record| known.get(&record));
+            place.is_some_and(|place| place.index < self.signed)
+        };
+        let signed = erasures.iter().filter(is_signed).map(|leaf| record_id(leaf).to_owned());
+        let signed = signed.collect();
+        let told = Told::of(erasures, &changes, signed, self.now_ms);
         let sealed = known.iter().filter(|(_, known)| known.is_sealed);
         let mut private: Vec<u64> = sealed.clone().map(|(_, known)| known.index).collect();
         private.sort_unstable();
@@ -267,6 +280,10 @@ impl Check<'_> {
                 .map_err(Problem::query("intake"))?;
         erase::parse(&bodies).map_err(|error| Problem::row("intake", "", "body", error))
     }
+}
+
+pub(super) fn record_id(leaf: &serde_json::Value) -> &str {
+    leaf.get("record_id").and_then(|id| id.as_str()).unwrap_or_default()
 }
 
 fn mismatch(record: RecordId, reason: impl ToString) -> Problem {

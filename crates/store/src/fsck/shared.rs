@@ -9,14 +9,15 @@ use countersign_ledger::stream::StreamChecker;
 use countersign_ledger::{Frontier, Hash, leaf_hash};
 use tokio::time::{Instant, sleep};
 
-use super::joins::Told;
+use super::joins::{Told, record_id};
 use super::ledger::is_sealed;
-use super::{Claim, Problem, Report, check_published, claim, open_note};
+use super::{Claim, Problem, Report, check_published, claim, open_note, signed};
 use crate::config::{Database, StoreConfig};
 use crate::db::postgres::Servers;
 use crate::db::{Column, Pool, Row, int};
 use crate::erase::{CHANGES, ERASURES};
 use crate::keystore::Keystore;
+use crate::StoreError;
 
 /// Leaves that one query reads.
 const PAGE: i64 = 2_000;
@@ -42,7 +43,7 @@ pub async fn check_shared(
         let (keys, now_ms) = (config.keys.as_deref(), config.clock.now_ms());
         return super::check_at(folder, keys, now_ms, progress).await;
     };
-    let broken = |error: crate::StoreError| Problem::file("database", error);
+    let broken = |error: StoreError| Problem::file("database", error);
     let tenant = config.tenant.as_str();
     let db = Servers::parse(urls, tenant).map_err(broken)?.readers().await.map_err(broken)?;
     let keys = config.keys.clone().unwrap_or_else(|| folder.join("keys"));
@@ -50,7 +51,8 @@ pub async fn check_shared(
     let report = Report::default();
     let now_ms = config.clock.now_ms();
     let missing = Vec::new();
-    let mut check = Check { db: &db, tenant, now_ms, keys: keys.as_ref(), report, missing };
+    let keys = keys.as_ref();
+    let mut check = Check { db: &db, tenant, now_ms, keys, report, signed: 0, missing };
     let published = check_published(folder, check.keys)?;
     let mut claims = check.checkpoints().await?;
     check.report.checkpoints = u64::try_from(claims.len()).unwrap_or(u64::MAX);
@@ -58,6 +60,7 @@ pub async fn check_shared(
         check.report.published = point.size.0;
         claims.push(claim("log/checkpoint".to_owned(), &point));
     }
+    check.signed = signed(&claims, keys);
     check.frontier_and_leaves(&claims, progress).await?;
     check.strays().await?;
     check.missing().await?;
@@ -72,6 +75,8 @@ struct Check<'a> {
     now_ms: i64,
     keys: Option<&'a Keystore>,
     report: Report,
+    /// Leaves that a checkpoint of ours covers.
+    signed: u64,
     /// Leaves with private fields whose sections are not there, each with its place.
     missing: Vec<(u64, Vec<u8>)>,
 }
@@ -158,6 +163,15 @@ impl Check<'_> {
         Ok(())
     }
 
+    async fn told(&self) -> Result<Told, StoreError> {
+        let (db, tenant) = (self.db, self.tenant);
+        let erasures = ERASURES.read_ordered(db, tenant, u64::MAX).await?;
+        let changes = CHANGES.read_ordered(db, tenant, u64::MAX).await?;
+        let signed = ERASURES.read_ordered(db, tenant, self.signed).await?;
+        let signed = signed.iter().map(|leaf| record_id(leaf).to_owned()).collect();
+        Ok(Told::of(erasures, &changes, signed, self.now_ms))
+    }
+
     /// Checks that the log tells of every section that is missing. Read last: what is purged meanwhile is
     /// told of by then.
     async fn missing(&mut self) -> Result<(), Problem> {
@@ -165,9 +179,7 @@ impl Check<'_> {
         let deadline = Instant::now() + ORDER_PATIENCE;
         loop {
             let ahead = ERASURES.read_ahead(self.db, self.tenant).await.map_err(broken)?;
-            let erasures = ERASURES.read_ordered(self.db, self.tenant).await.map_err(broken)?;
-            let changes = CHANGES.read_ordered(self.db, self.tenant).await.map_err(broken)?;
-            let told = Told::of(erasures, &changes, self.now_ms);
+            let told = self.told().await.map_err(broken)?;
             let mut report = self.report.clone();
             let done = self.missing.iter().try_for_each(|(index, leaf)| {
                 told.missing(&mut report, &format!("leaf {index}"), *index, leaf)

@@ -533,12 +533,16 @@ async fn what_is_due_in_a_shared_log_is_purged_by_its_leader() {
     let purged = one.purge_now().await.unwrap();
     assert_eq!((purged.records, purged.sections, purged.held), (6, 6, 7));
     assert_eq!(site.sql("SELECT count(*) FROM countersign.sealed"), "7");
-    one.append(note(&site, 1)).await.unwrap();
-    one.publish_now().await.unwrap();
     let checked =
         async || fsck::check_shared(&site.folder("g1"), &site.config("g1"), &mut |_, _| {}).await;
+    one.append(note(&site, 1)).await.unwrap();
+    one.publish_now().await.unwrap();
     let report = checked().await.unwrap();
     assert_eq!((report.records_purged, report.purge_jobs.len()), (6, 1));
+    assert_eq!(report.gone_unsigned, 0);
+    let elsewhere = StoreConfig { keys: Some(site.folder("none")), ..site.config("g1") };
+    let report = fsck::check_shared(&site.folder("g1"), &elsewhere, &mut |_, _| {}).await.unwrap();
+    assert_eq!(report.gone_unsigned, 6, "without the keys no signature says anything");
 
     site.sql("DELETE FROM countersign.sealed");
     let problem = checked().await.unwrap_err();

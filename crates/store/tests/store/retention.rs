@@ -276,9 +276,12 @@ async fn a_section_that_no_purge_tells_of_or_that_a_purge_denies_is_damage() {
     let mut db = raw(&world.database()).await;
     let copy = "CREATE TEMP TABLE copy AS SELECT * FROM sealed";
     sqlx::raw_sql(copy).execute(&mut db).await.unwrap();
+    store.publish_now().await.unwrap();
     store.purge_now().await.unwrap();
+    let report = world.checked().await.unwrap();
+    assert_eq!((report.records_purged, report.gone_unsigned), (1, 1), "only the tail says so");
     store.shutdown().await.unwrap();
-    world.checked().await.unwrap();
+    assert_eq!(world.checked().await.unwrap().gone_unsigned, 0);
     sqlx::raw_sql("INSERT OR IGNORE INTO sealed SELECT * FROM copy")
         .execute(&mut db)
         .await
