@@ -127,7 +127,11 @@ async fn r_156_private_fields_go_when_their_time_has_come_and_a_hold_keeps_them(
     let dry = text(&project.run(&["retention", "purge", "--dry-run"]));
     assert!(dry.contains("300 records with 300 private sections are due; held=300"), "{dry}");
 
-    let purged = project.json(&["retention", "purge", "--yes", "--json"]);
+    // For two years no day of this log was closed.
+    let refused = project.run(&["retention", "purge", "--yes"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("went from 2024-01-15 to"), "{said}");
+    let purged = project.json(&["retention", "purge", "--yes", "--clock-is-right", "--json"]);
     assert_eq!((&purged["records"], &purged["held"]), (&300.into(), &300.into()));
     let job = purged["job"].as_str().unwrap();
     let shown = text(&project.run(&["show", &ada.to_string()]));
@@ -156,6 +160,19 @@ async fn a_gateway_purges_by_itself_and_its_archive_is_tested() {
         archive.path().display()
     );
     let (project, _) = Project::new(&table).await;
+    for person in [ADA, BOB] {
+        text(&project.run(&["hold", "add", "--subject", person, "--reason", "not yet"]));
+    }
+    let gateway = project.serve();
+    let early = project.run(&["retention", "purge", "--yes"]);
+    let said = String::from_utf8(early.stderr).unwrap();
+    assert!(said.contains("--clock-is-right"), "{said}");
+    let none = text(&project.run(&["retention", "purge", "--yes", "--clock-is-right"]));
+    assert_eq!(none, "nothing is due; held=600\n");
+    drop(gateway);
+    for person in [ADA, BOB] {
+        text(&project.run(&["hold", "lift", "--subject", person]));
+    }
     let gateway = project.serve();
     let status = || project.json(&["retention", "show", "--json"]);
     // What was set only now is shorter, and no matter for records from before.

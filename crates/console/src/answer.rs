@@ -113,6 +113,7 @@ impl From<StoreError> for ApiError {
             StoreError::Held(_) | StoreError::Hold(_) => {
                 Self::new(StatusCode::CONFLICT, "LEGAL_HOLD", message)
             }
+            StoreError::ClockGap { .. } => Self::new(StatusCode::CONFLICT, "CLOCK_GAP", message),
             StoreError::UnknownAgent(_)
             | StoreError::UnknownRecord(_)
             | StoreError::UnknownSubject(_) => Self::not_found(&message),

@@ -25,17 +25,28 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Console>> {
     OpenApiRouter::default().routes(routes!(purge)).routes(routes!(record_restore_test))
 }
 
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Purge {
+    /// Go on, and record it, though the clock may have jumped
+    clock_is_right: bool,
+}
+
 /// Deletes the private sections whose time has come, and records it
 #[utoipa::path(
     post,
     path = "/api/v1/retention/purge",
     tag = "retention",
+    request_body = Purge,
     responses(
         (status = 200, description = "The job with its counts; `job` is null if nothing was due", body = Object),
         Refusals,
     )
 )]
-async fn purge(State(console): State<Arc<Console>>) -> Answer {
+async fn purge(State(console): State<Arc<Console>>, body: Body) -> Answer {
+    if read::<Purge>(body).await?.clock_is_right {
+        console.store.confirm_clock().await?;
+    }
     Ok(json_response(StatusCode::OK, &console.store.purge_now().await?.to_json()))
 }
 

@@ -524,6 +524,8 @@ macro_rules! of_kind {
 pub(crate) const ERASURES: OfKind = of_kind!("erasure");
 /// Changes of configuration.
 pub(crate) const CHANGES: OfKind = of_kind!("change");
+/// Daily closes.
+pub(crate) const CLOSES: OfKind = of_kind!("close");
 const HOLDS: OfKind = of_kind!("legal_hold");
 
 impl OfKind {
@@ -575,7 +577,7 @@ async fn select(
 
 /// Reads the bytes of leaves.
 pub(crate) fn parse(bodies: &[Vec<u8>]) -> Result<Vec<Value>, StoreError> {
-    let damaged = |_| StoreError::corrupt("the leaf of an erasure, a hold or a change");
+    let damaged = |_| StoreError::corrupt("the leaf of an erasure, a hold, a change or a close");
     bodies.iter().map(|body| serde_json::from_slice(body).map_err(damaged)).collect()
 }
 

@@ -125,6 +125,17 @@ pub enum StoreError {
     /// A hold is there already, is not there, or comes too late.
     #[error("{0}")]
     Hold(&'static str),
+    /// No day of the log was closed for long: no gateway ran, or the clock jumped. Nothing is purged by age.
+    #[error(
+        "the clock went from {from} to {to} without a day of the log closed in between: either no gateway ran, or \
+         it is wrong. Nothing is purged by age until `countersign retention purge --yes --clock-is-right`"
+    )]
+    ClockGap {
+        /// The last day (UTC) before.
+        from: String,
+        /// The first day after.
+        to: String,
+    },
     /// A file cannot be read or written.
     #[error("`{}`: {source}", .path.display())]
     Io {

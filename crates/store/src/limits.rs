@@ -34,6 +34,9 @@ pub const RESULT_KEPT_MS: i64 = 24 * 60 * 60 * 1_000;
 /// A clock that steps back further than this is recorded as a detection, in milliseconds.
 pub const CLOCK_STEP_MS: i64 = 1_000;
 
+/// Days of a log without a close after which its clock is not believed, and nothing is purged by age.
+pub const CLOCK_GAP_DAYS: u32 = 31;
+
 /// Bytes written after which the writer moves the write-ahead log into the database. Callers wait
 /// meanwhile: little and often keeps that wait to a few milliseconds.
 pub const WAL_PASSIVE_BYTES: usize = 4 * 1024 * 1024;

@@ -4,10 +4,12 @@
 //! the log alone. A purge deletes sealed sections whose time has come, in transactions of many records each;
 //! the `erasure` record that tells of them is in the same transaction, so none is missing without a record.
 //! When all are gone the write-ahead log is emptied, keys of months that open nothing any more are destroyed,
-//! and a last record says so. Leaves, their digests and proofs stay. Legal holds keep what they are on.
+//! and a last record says so. Leaves, their digests and proofs stay. Legal holds keep what they are on. Under a
+//! clock that may have jumped nothing is purged.
 //!
 //! Out of scope: public parts of records, which are kept; backups.
 
+mod clock;
 pub(crate) mod proof;
 mod purge;
 pub(crate) mod schedule;

@@ -47,6 +47,9 @@ pub(crate) struct PurgeArgs {
     /// Delete it
     #[arg(long)]
     yes: bool,
+    /// Go on though no day of the log was closed for a month: no gateway ran, and the clock is right. Recorded
+    #[arg(long, requires = "yes")]
+    clock_is_right: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -132,7 +135,7 @@ fn print(days: u32, status: &RetentionStatus, out: &mut impl io::Write) -> io::R
 }
 
 async fn purge(args: PurgeArgs, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let PurgeArgs { dry_run, yes: _, json } = args;
+    let PurgeArgs { dry_run, yes: _, clock_is_right, json } = args;
     let mut out = io::stdout();
     if dry_run {
         let (days, status) = status(paths).await?;
@@ -149,8 +152,19 @@ async fn purge(args: PurgeArgs, paths: &Paths) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let answer = match Control::find(paths).await {
-        Some(control) => control.post("/api/v1/retention/purge", &json!({})).await?,
-        None => with_store(paths, async |store| Ok(store.purge_now().await?.to_json())).await?,
+        Some(control) => {
+            let body = json!({"clock_is_right": clock_is_right});
+            control.post("/api/v1/retention/purge", &body).await?
+        }
+        None => {
+            with_store(paths, async |store| {
+                if clock_is_right {
+                    store.confirm_clock().await?;
+                }
+                Ok(store.purge_now().await?.to_json())
+            })
+            .await?
+        }
     };
     if json {
         writeln!(out, "{answer}")?;

@@ -131,7 +131,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if another gateway leads the log, or if a commit fails: what was deleted
-    /// until then is recorded, and the next purge goes on. [`StoreError::Database`], [`StoreError::Io`].
+    /// until then is recorded, and the next purge goes on. [`StoreError::ClockGap`] if the clock may have jumped,
+    /// until [`Store::confirm_clock`]. [`StoreError::Database`], [`StoreError::Io`].
     pub async fn purge_now(&self) -> Result<Purged, StoreError> {
         // With several gateways: takes the lead if nobody has it.
         self.order_now().await?;
@@ -160,8 +161,9 @@ impl Store {
 
     /// Goes a step on with the daily purge, if one is due; a step is one transaction.
     pub(crate) async fn purge_daily(&self) -> Result<(), StoreError> {
-        let due = self.inner.next_purge_ms.load(Ordering::Relaxed) <= self.now_ms();
-        if !due {
+        let (now, next) = (self.now_ms(), self.inner.next_purge_ms.load(Ordering::Relaxed));
+        // A pause that is longer than any was set by a clock that was ahead.
+        if next > now && next <= now.saturating_add(PURGE_EVERY_MS) {
             return Ok(());
         }
         // Whoever has the lock purges.
@@ -174,7 +176,8 @@ impl Store {
         let done = self.purge_some(&mut purging).await;
         let pause = match &done {
             Ok(None) => 0,
-            Ok(Some(_)) => PURGE_EVERY_MS,
+            // Nothing changes by itself: one warning a day.
+            Ok(Some(_)) | Err(StoreError::ClockGap { .. }) => PURGE_EVERY_MS,
             Err(_) => RETRY_AFTER_MS,
         };
         self.inner.next_purge_ms.store(self.now_ms().saturating_add(pause), Ordering::Relaxed);
@@ -208,6 +211,7 @@ impl Store {
     }
 
     async fn begin_purge(&self) -> Result<Purging, StoreError> {
+        self.must_believe_clock().await?;
         let Inner { read, config, .. } = &*self.inner;
         let tenant = config.tenant.as_str();
         let purges = load_purges(read, tenant).await?;

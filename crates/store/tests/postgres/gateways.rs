@@ -530,6 +530,7 @@ async fn what_is_due_in_a_shared_log_is_purged_by_its_leader() {
     let refused = two.purge_now().await.unwrap_err();
     assert!(refused.to_string().contains("leads the log"), "{refused}");
     site.world.clock.advance(551 * 86_400_000);
+    one.confirm_clock().await.unwrap();
     let purged = one.purge_now().await.unwrap();
     assert_eq!((purged.records, purged.sections, purged.held), (6, 6, 7));
     assert_eq!(site.sql("SELECT count(*) FROM countersign.sealed"), "7");
@@ -584,6 +585,7 @@ async fn a_row_that_no_stream_has_tells_of_no_purge() {
     insert("g1", 0);
     let problem = checked().await.unwrap_err();
     assert_eq!(problem.key, "g1/0/90");
+    store.confirm_clock().await.unwrap();
     store.purge_now().await.unwrap();
     assert!(site.world.folder.path().join("keys/tenant.kek").exists());
     store.shutdown().await.unwrap();

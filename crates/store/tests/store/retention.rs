@@ -4,7 +4,7 @@ use countersign_ledger::verify::{VerifyOptions, verify_log};
 use countersign_model::{Draft, Kind, RecordId};
 use countersign_store::fsck::{Problem, Report, check, check_at};
 use countersign_store::{
-    Clock as _, PublishedLog, Query, Reader, Retention, Store, StoreConfig, StoreError,
+    Clock as _, PublishedLog, Purged, Query, Reader, Retention, Store, StoreConfig, StoreError,
 };
 use sqlx::Connection as _;
 
@@ -47,6 +47,12 @@ async fn record(world: &World, store: &Store, person: &str) -> RecordId {
     id
 }
 
+/// Purges, on the word that the clock, which the tests move on by months, is right.
+async fn purge(store: &Store) -> Result<Purged, StoreError> {
+    store.confirm_clock().await?;
+    store.purge_now().await
+}
+
 async fn opens(world: &World, record: RecordId) -> Result<(), String> {
     let reader = Reader::open(&world.path(), None).await.unwrap();
     let opened = reader.disclosures(record).await.map(drop).map_err(|error| error.to_string());
@@ -69,9 +75,9 @@ async fn what_is_due_is_purged_with_its_keys_and_every_proof_holds() {
     world.days(100);
     let later = record(&world, &store, ADA).await;
     world.days(449);
-    assert_eq!(store.purge_now().await.unwrap().job, None, "a day too early");
+    assert_eq!(purge(&store).await.unwrap().job, None, "a day too early");
     world.days(1);
-    let purged = store.purge_now().await.unwrap();
+    let purged = purge(&store).await.unwrap();
     assert_eq!((purged.records, purged.sections, purged.held), (2, 2, 0));
     assert_eq!(purged.keys, ["2026-11-standard"]);
     assert!(!world.path().join("keys/periods/2026-11-standard.kek").exists());
@@ -82,7 +88,7 @@ async fn what_is_due_is_purged_with_its_keys_and_every_proof_holds() {
         assert!(said.ends_with(&ends), "{said}");
     }
     opens(&world, later).await.unwrap();
-    assert_eq!(store.purge_now().await.unwrap().job, None, "nothing is left to do");
+    assert_eq!(purge(&store).await.unwrap().job, None, "nothing is left to do");
 
     store.publish_now().await.unwrap();
     let options = VerifyOptions { keys: store.log_keys(), ..VerifyOptions::default() };
@@ -114,7 +120,7 @@ async fn after_a_purge_no_byte_of_it_is_in_any_file() {
     assert!(!leaks(&world.path(), &secrets).is_empty(), "before, there is something to find");
     secrets.push(b"canary-5d1e".to_vec());
     world.days(600);
-    assert_eq!(store.purge_now().await.unwrap().records, 300);
+    assert_eq!(purge(&store).await.unwrap().records, 300);
     // While the store is open, its write-ahead log included.
     assert_eq!(leaks(&world.path(), &secrets), Vec::<std::path::PathBuf>::new());
     store.shutdown().await.unwrap();
@@ -129,7 +135,7 @@ async fn a_transaction_of_a_purge_is_bounded_by_bytes_and_keys_are_named_before_
         store.append(draft.sealed("note", "x".repeat(1 << 20))).await.unwrap();
     }
     world.days(600);
-    let purged = store.purge_now().await.unwrap();
+    let purged = purge(&store).await.unwrap();
     assert_eq!((purged.records, purged.sections), (12, 24));
     let reader = Reader::open(&world.path(), None).await.unwrap();
     let erasures = Query { kind: Some("erasure".into()), ..Query::default() };
@@ -157,16 +163,16 @@ async fn a_legal_hold_keeps_what_is_due_until_it_is_lifted() {
     }
     store.set_hold(ADA, "litigation 7", "op").await.unwrap();
     world.days(551);
-    let purged = store.purge_now().await.unwrap();
+    let purged = purge(&store).await.unwrap();
     // The hold is a record about her, too.
     assert_eq!((purged.records, purged.held), (3, 4));
     assert!(purged.keys.is_empty(), "the month's key opens what is held");
     for held in &adas {
         opens(&world, *held).await.unwrap();
     }
-    assert_eq!(store.purge_now().await.unwrap().held, 4);
+    assert_eq!(purge(&store).await.unwrap().held, 4);
     store.lift_hold(ADA, None, "op").await.unwrap();
-    let purged = store.purge_now().await.unwrap();
+    let purged = purge(&store).await.unwrap();
     assert_eq!((purged.records, purged.held, purged.keys.len()), (4, 0, 1));
     assert!(opens(&world, adas[0]).await.is_err());
     store.shutdown().await.unwrap();
@@ -184,12 +190,12 @@ async fn lowering_holds_for_later_records_and_raising_for_all() {
     world.days(1);
     let third = record(&world, &store, ADA).await;
     world.days(365);
-    assert_eq!(store.purge_now().await.unwrap().records, 1, "of the third alone");
+    assert_eq!(purge(&store).await.unwrap().records, 1, "of the third alone");
     assert!(opens(&world, third).await.is_err());
     world.days(363);
-    assert_eq!(store.purge_now().await.unwrap().records, 0);
+    assert_eq!(purge(&store).await.unwrap().records, 0);
     world.days(1);
-    assert_eq!(store.purge_now().await.unwrap().records, 2, "both had 730 days");
+    assert_eq!(purge(&store).await.unwrap().records, 2, "both had 730 days");
     assert!(opens(&world, first).await.is_err() && opens(&world, second).await.is_err());
     store.shutdown().await.unwrap();
     let report = world.checked().await.unwrap();
@@ -214,6 +220,7 @@ async fn a_purge_by_itself_goes_on_where_a_stop_cut_it_off() {
         appended.unwrap();
     }
     world.days(600);
+    store.confirm_clock().await.unwrap();
     let mut config = world.config();
     config.publish_every = std::time::Duration::from_millis(5);
     let batches = "SELECT count(*) FROM intake WHERE kind = 'erasure'";
@@ -234,7 +241,7 @@ async fn a_purge_by_itself_goes_on_where_a_stop_cut_it_off() {
     }
     store.shutdown().await.unwrap();
     let store = world.open().await;
-    store.purge_now().await.unwrap();
+    purge(&store).await.unwrap();
     let reader = Reader::open(&world.path(), None).await.unwrap();
     let erasures = Query { kind: Some("erasure".into()), ..Query::default() };
     let leaves = reader.query(&erasures).await.unwrap().records;
@@ -254,12 +261,12 @@ async fn an_obstacle_to_the_end_of_a_purge_is_overcome_later() {
     world.days(600);
     let (key, aside) = (world.path().join("keys/periods"), world.path().join("keys/aside"));
     std::fs::rename(&key, &aside).unwrap();
-    assert!(matches!(store.purge_now().await, Err(StoreError::Io { .. })));
+    assert!(matches!(purge(&store).await, Err(StoreError::Io { .. })));
     assert_eq!(count(&world, "SELECT count(*) FROM sealed").await, 0, "and it is recorded");
     std::fs::rename(&aside, &key).unwrap();
     // The key may be gone already, and the record of it missing.
     std::fs::remove_file(key.join("2026-11-standard.kek")).unwrap();
-    let purged = store.purge_now().await.unwrap();
+    let purged = purge(&store).await.unwrap();
     assert_eq!((purged.records, purged.keys.len()), (1, 1), "the same job");
     store.shutdown().await.unwrap();
     assert_eq!(world.checked().await.unwrap().purge_jobs.len(), 1);
@@ -277,7 +284,7 @@ async fn a_section_that_no_purge_tells_of_or_that_a_purge_denies_is_damage() {
     let copy = "CREATE TEMP TABLE copy AS SELECT * FROM sealed";
     sqlx::raw_sql(copy).execute(&mut db).await.unwrap();
     store.publish_now().await.unwrap();
-    store.purge_now().await.unwrap();
+    purge(&store).await.unwrap();
     let report = world.checked().await.unwrap();
     assert_eq!((report.records_purged, report.gone_unsigned), (1, 1), "only the tail says so");
     store.shutdown().await.unwrap();
@@ -323,7 +330,7 @@ async fn a_large_value_that_is_gone_or_left_behind_is_damage() {
     sqlx::raw_sql(restore).execute(&mut db).await.unwrap();
     world.checked().await.unwrap();
     world.days(300);
-    assert_eq!(store.purge_now().await.unwrap().sections, 4);
+    assert_eq!(purge(&store).await.unwrap().sections, 4);
     store.shutdown().await.unwrap();
     world.checked().await.unwrap();
     let left = "INSERT INTO sealed SELECT * FROM copy WHERE section = 'blob/note'";
@@ -331,4 +338,58 @@ async fn a_large_value_that_is_gone_or_left_behind_is_damage() {
     let problem = world.checked().await.unwrap_err();
     assert!(problem.reason.contains("`blob/note` is there, and job"), "{problem}");
     db.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_purged_under_a_clock_that_jumped_until_somebody_says_it_is_right() {
+    let world = World::new();
+    let store = world.create().await;
+    record(&world, &store, ADA).await;
+    world.days(600);
+    let refused = async |store: &Store| {
+        let error = store.purge_now().await.unwrap_err();
+        assert!(matches!(error, StoreError::ClockGap { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("from 2026-11-21 to 2028-07-13"), "{said}");
+    };
+    refused(&store).await;
+    // Not what is recorded under that clock makes it right, nor the next start.
+    record(&world, &store, BOB).await;
+    refused(&store).await;
+    store.shutdown().await.unwrap();
+    let mut config = world.config();
+    config.publish_every = std::time::Duration::from_millis(5);
+    let store = Store::open(&world.path(), config).await.unwrap();
+    let publisher = tokio::spawn({
+        let store = store.clone();
+        async move { store.publisher().await }
+    });
+    // The last of the 600 days is closed five minutes after its end.
+    while count(&world, "SELECT count(*) FROM intake WHERE kind = 'close'").await < 599 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        // Every round purges, too, if it may.
+        let before = count(&world, "SELECT count(*) FROM checkpoint").await;
+        store.append(Draft::new(world.id(), Kind::Check)).await.unwrap();
+        while count(&world, "SELECT count(*) FROM checkpoint").await == before {
+            tokio::task::yield_now().await;
+        }
+    }
+    publisher.abort();
+    let _ = publisher.await;
+    refused(&store).await;
+    assert_eq!(count(&world, "SELECT count(*) FROM sealed").await, 2);
+
+    assert_eq!(purge(&store).await.unwrap().records, 1);
+    store.confirm_clock().await.unwrap();
+    let confirmed = "SELECT count(*) FROM intake WHERE kind = 'change' AND CAST(body AS TEXT) LIKE '%\"clock\"%'";
+    assert_eq!(count(&world, confirmed).await, 1, "once");
+    for _ in 0..40 {
+        world.days(1);
+        store.close_days().await.unwrap();
+    }
+    store.purge_now().await.unwrap();
+    store.shutdown().await.unwrap();
+    world.checked().await.unwrap();
 }
