@@ -117,7 +117,7 @@ impl From<StoreError> for ApiError {
             StoreError::UnknownAgent(_)
             | StoreError::UnknownRecord(_)
             | StoreError::UnknownSubject(_) => Self::not_found(&message),
-            StoreError::Unavailable { .. } => Self::unavailable(message),
+            StoreError::Unavailable { .. } | StoreError::Overtaken => Self::unavailable(message),
             StoreError::Locked(_)
             | StoreError::Missing(_)
             | StoreError::Exists(_)

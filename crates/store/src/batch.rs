@@ -302,7 +302,9 @@ impl Batch<'_> {
         let tenant = self.tenant;
         for effect in effects {
             self.bytes = self.bytes.saturating_add(effect.bytes());
-            effect::apply(self.tx().await?, tenant, effect).await?;
+            if !effect::apply(self.tx().await?, tenant, effect).await? {
+                return Ok(Err(StoreError::Overtaken));
+            }
         }
         Ok(self.append(prepared).await?.map(Done::Recorded))
     }

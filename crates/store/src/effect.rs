@@ -22,6 +22,13 @@ pub(crate) enum Effect {
     },
     /// Lets other gateways look for what this record changes.
     TellOthers,
+    /// Refuses the record if anything that gateways tell each other changed since [`Store::news`] said this, and
+    /// lets nothing change until the record is there. Comes before other effects.
+    ///
+    /// [`Store::news`]: crate::Store::news
+    Unchanged {
+        news: i64,
+    },
     /// Deletes all sealed sections of records whose time has come.
     PurgeSections {
         records: Vec<Vec<u8>>,
@@ -159,13 +166,19 @@ pub(crate) fn status_text(status: AgentStatus) -> &'static str {
     }
 }
 
-pub(crate) async fn apply(tx: &mut Conn, tenant: &str, effect: Effect) -> Result<(), sqlx::Error> {
+/// Changes the tables; returns whether the record may be made.
+pub(crate) async fn apply(
+    tx: &mut Conn,
+    tenant: &str,
+    effect: Effect,
+) -> Result<bool, sqlx::Error> {
     let is_news = matches!(effect, Effect::PutAgent(_) | Effect::PutKey(_) | Effect::TellOthers);
     if is_news && matches!(tx, Conn::Postgres(_)) {
         let sql = "UPDATE registry_version SET version = version + 1 WHERE tenant = $1";
         tx.execute(sql, &[Column::Text(tenant)]).await?;
     }
-    match effect {
+    let done = match effect {
+        Effect::Unchanged { news } => return is_unchanged(tx, tenant, news).await,
         Effect::PutAgent(agent) => put_agent(tx, tenant, &agent).await,
         Effect::PutKey(key) => key.put(tx, tenant).await,
         Effect::PutBundle { hash, files } => put_bundle(tx, tenant, &hash, &files).await,
@@ -174,7 +187,19 @@ pub(crate) async fn apply(tx: &mut Conn, tenant: &str, effect: Effect) -> Result
         Effect::PurgeSections { records, sections, .. } => {
             purge_sections(tx, tenant, &records, sections).await
         }
+    };
+    done.map(|()| true)
+}
+
+/// Takes the row that everyone updates who tells others something: one of two comes first, and the other sees it.
+async fn is_unchanged(tx: &mut Conn, tenant: &str, news: i64) -> Result<bool, sqlx::Error> {
+    if let Conn::Sqlite(_) = tx {
+        // There are no others.
+        return Ok(true);
     }
+    let sql = "SELECT version FROM registry_version WHERE tenant = $1 FOR UPDATE";
+    let version: i64 = tx.fetch_one(sql, &[Column::Text(tenant)]).await?.get(0)?;
+    Ok(version == news)
 }
 
 /// Returns an agent's roles as the column has them.

@@ -113,7 +113,8 @@ impl Store {
     /// tenant's key. Erasing again erases what was recorded since; nothing may be left to erase.
     ///
     /// # Errors
-    /// [`StoreError::UnknownSubject`], [`StoreError::Held`], [`StoreError::Invalid`]. After any other error
+    /// [`StoreError::UnknownSubject`], [`StoreError::Held`], [`StoreError::Invalid`], and
+    /// [`StoreError::Overtaken`] if another gateway set a hold at the same moment. After any other error
     /// the erasure is carried on at the next start, or by asking again.
     pub async fn erase(
         &self,
@@ -146,9 +147,7 @@ impl Store {
         let _alone = inner.erasing.lock().await;
         let tenant = inner.config.tenant.as_str();
         let subject = self.pseudonym(person)?;
-        if holds(&inner.read, tenant).await?.contains_key(&subject) {
-            return Err(StoreError::Held(person.to_owned()));
-        }
+        self.must_not_be_held(person, &subject).await?;
         let names = names(&inner.read, tenant, &subject).await?;
         let mut slots: Vec<u32> = names.iter().map(|(_, slot)| *slot).collect();
         let in_use = inner.subjects.known(&subject);
@@ -163,6 +162,9 @@ impl Store {
         for (name, _) in &names {
             self.find(name, &mut found).await?;
         }
+        // That may have taken long. What changes from here on makes the request fail.
+        let news = self.news().await?;
+        self.must_not_be_held(person, &subject).await?;
         let draft = draft
             .with("subject", subject)
             .with("slots", slots)
@@ -170,8 +172,16 @@ impl Store {
             .with("sections", found.sections());
         let request =
             Request::of(&Value::Object(draft.public.clone()), &draft.record_id.to_string());
-        self.append_with(draft, vec![Effect::TellOthers]).await?;
+        self.append_with(draft, vec![Effect::Unchanged { news }, Effect::TellOthers]).await?;
         self.carry_out(request).await
+    }
+
+    async fn must_not_be_held(&self, person: &str, subject: &str) -> Result<(), StoreError> {
+        let (db, tenant) = (&self.inner.read, self.inner.config.tenant.as_str());
+        if holds(db, tenant).await?.contains_key(subject) {
+            return Err(StoreError::Held(person.to_owned()));
+        }
+        Ok(())
     }
 
     /// Does everything that follows a durable request.
@@ -320,7 +330,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Hold`] if the person is on hold, or an erasure was requested and is not done;
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError::Overtaken`], [`StoreError::Unavailable`].
     pub async fn set_hold(
         &self,
         person: &str,
@@ -330,13 +340,15 @@ impl Store {
         let _alone = self.inner.erasing.lock().await;
         let (subject, db) = (self.pseudonym(person)?, &self.inner.read);
         let tenant = self.inner.config.tenant.as_str();
+        let news = self.news().await?;
         if holds(db, tenant).await?.contains_key(&subject) {
             return Err(StoreError::Hold("the person is under a legal hold already"));
         }
         if pending(&erasures(db, tenant).await?).contains_key(&subject) {
             return Err(StoreError::Hold("an erasure of the person is under way"));
         }
-        self.append(self.hold("set", person, Some(reason), actor)).await
+        let draft = self.hold("set", person, Some(reason), actor);
+        self.append_with(draft, vec![Effect::Unchanged { news }, Effect::TellOthers]).await
     }
 
     /// Lifts a hold.

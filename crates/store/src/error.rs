@@ -136,6 +136,9 @@ pub enum StoreError {
         /// The first day after.
         to: String,
     },
+    /// Another gateway changed something that this depends on.
+    #[error("another gateway changed something at the same moment: try again")]
+    Overtaken,
     /// A file cannot be read or written.
     #[error("`{}`: {source}", .path.display())]
     Io {

@@ -132,7 +132,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`] if another gateway leads the log, or if a commit fails: what was deleted
     /// until then is recorded, and the next purge goes on. [`StoreError::ClockGap`] if the clock may have jumped,
-    /// until [`Store::confirm_clock`]. [`StoreError::Database`], [`StoreError::Io`].
+    /// until [`Store::confirm_clock`]; [`StoreError::Overtaken`]; [`StoreError::Database`], [`StoreError::Io`].
     pub async fn purge_now(&self) -> Result<Purged, StoreError> {
         // With several gateways: takes the lead if nobody has it.
         self.order_now().await?;
@@ -175,13 +175,17 @@ impl Store {
         }
         let done = self.purge_some(&mut purging).await;
         let pause = match &done {
-            Ok(None) => 0,
+            // The next step looks again who is on hold.
+            Ok(None) | Err(StoreError::Overtaken) => 0,
             // Nothing changes by itself: one warning a day.
             Ok(Some(_)) | Err(StoreError::ClockGap { .. }) => PURGE_EVERY_MS,
             Err(_) => RETRY_AFTER_MS,
         };
         self.inner.next_purge_ms.store(self.now_ms().saturating_add(pause), Ordering::Relaxed);
-        let done = done?;
+        let done = match done {
+            Err(StoreError::Overtaken) => None,
+            done => done?,
+        };
         if let Some(Purged { job: Some(job), records, held, .. }) = done {
             tracing::info!(job, records, held, "private sections were purged by age");
         }
@@ -224,6 +228,8 @@ impl Store {
     async fn purge_batch(&self, going: &mut Purging) -> Result<bool, StoreError> {
         let Purging { begun, scan } = going;
         let (db, tenant) = (&self.inner.read, self.inner.config.tenant.as_str());
+        // Before the holds are read: one that is set from here on makes the batch fail.
+        let news = self.news().await?;
         scan.reload(db).await?;
         let mut batch = Batch::default();
         for _ in 0..BATCH_PAGES {
@@ -255,7 +261,7 @@ impl Store {
         let bytes = usize::try_from(batch.bytes).unwrap_or(usize::MAX);
         let effect =
             Effect::PurgeSections { records: batch.records, sections: batch.sections, bytes };
-        self.append_with(draft, vec![effect]).await?;
+        self.append_with(draft, vec![Effect::Unchanged { news }, effect]).await?;
         begun.batches += 1;
         begun.records += records;
         begun.sections += batch.sections;

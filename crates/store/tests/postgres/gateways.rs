@@ -13,6 +13,7 @@ use countersign_store::{
 };
 use countersign_testkit::Postgres;
 use serde_json::Value;
+use sqlx::Connection as _;
 
 use crate::common::{World, recorded};
 
@@ -548,6 +549,45 @@ async fn what_is_due_in_a_shared_log_is_purged_by_its_leader() {
     site.sql("DELETE FROM countersign.sealed");
     let problem = checked().await.unwrap_err();
     assert!(problem.reason.contains("no erasure tells of it"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_another_gateway_sets_while_a_purge_is_under_way_is_heeded() {
+    let site = Site::new();
+    let (one, two) = (site.gateway("g1").await, site.gateway("g2").await);
+    let private = Draft::new(site.world.id(), Kind::Detection).about("ada@example.com");
+    one.append(private.sealed("note", "x")).await.unwrap();
+    one.publish_now().await.unwrap();
+    site.world.clock.advance(551 * 86_400_000);
+    one.confirm_clock().await.unwrap();
+    // Whoever sets a hold, and whoever purges, waits for this one, in the order of coming.
+    let mut lock = sqlx::PgConnection::connect(&site.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT 1 FROM countersign.registry_version FOR UPDATE")
+        .execute(&mut lock)
+        .await
+        .unwrap();
+    let waiting = |n: &str| {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                    AND wait_event_type = 'Lock'";
+        site.sql(sql) == n
+    };
+    let hold = tokio::spawn({
+        let two = two.clone();
+        async move { two.set_hold("ada@example.com", "litigation", "test").await }
+    });
+    await_that(|| waiting("1")).await;
+    let purge = tokio::spawn({
+        let one = one.clone();
+        async move { one.purge_now().await }
+    });
+    await_that(|| purge.is_finished() || waiting("2")).await;
+    sqlx::raw_sql("COMMIT").execute(&mut lock).await.unwrap();
+    hold.await.unwrap().unwrap();
+    let overtaken = purge.await.unwrap();
+    assert!(matches!(overtaken, Err(StoreError::Overtaken)), "{overtaken:?}");
+    let purged = one.purge_now().await.unwrap();
+    assert_eq!((purged.records, purged.held), (0, 1));
+    assert_eq!(site.sql("SELECT count(*) FROM countersign.sealed"), "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
