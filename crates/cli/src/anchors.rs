@@ -76,9 +76,10 @@ pub(crate) fn start(
         return Ok(None);
     };
     let names: Vec<_> = anchors.iter().map(|(anchor, _)| anchor.name()).collect();
-    let board = Arc::new(Board::new(paths.anchors(), &names));
+    let board = Arc::new(Board::new(&paths.anchors(), &names));
     let oldest = config.max_unanchored_age.map_or(UNANCHORED_AGE.max(2 * shortest), |age| age.0);
     let mut running = JoinSet::new();
+    running.spawn(board.keep(paths.anchors()));
     for (anchor, interval) in anchors {
         running.spawn(run(anchor, interval, store.clone(), Arc::clone(&board)));
     }

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use countersign_store::Clock as _;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
 
 use super::age::Age;
 use crate::clock::SystemClock;
+
+/// How long a write of the file may take before it is said that it hangs.
+const WRITE_WAIT: Duration = Duration::from_secs(5);
 
 /// How one anchor fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,89 +45,145 @@ pub(crate) fn read(path: &Path) -> Statuses {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// All anchors of a gateway.
+/// All anchors of a gateway. Nothing here waits for the disk.
 pub(super) struct Board {
-    path: PathBuf,
-    state: Mutex<State>,
-}
-
-struct State {
-    statuses: Statuses,
-    age: Age,
+    age: Mutex<Age>,
+    statuses: watch::Sender<Statuses>,
 }
 
 impl Board {
     /// Makes the board of these anchors; what an earlier gateway anchored stays anchored.
-    pub(super) fn new(path: PathBuf, names: &[&'static str]) -> Self {
-        let Statuses { mut anchors, .. } = read(&path);
+    pub(super) fn new(path: &Path, names: &[&'static str]) -> Self {
+        let Statuses { mut anchors, .. } = read(path);
         anchors.retain(|name, _| names.contains(&name.as_str()));
         anchors.values_mut().for_each(|status| status.error = None);
         let statuses = Statuses { anchors, refusing: false };
-        let board =
-            Self { path, state: Mutex::new(State { statuses, age: Age::new(Instant::now()) }) };
-        board.write(&board.lock());
-        board
+        write(path, &statuses);
+        let age = Mutex::new(Age::new(Instant::now()));
+        Self { age, statuses: watch::Sender::new(statuses) }
     }
 
     /// Returns the age of the newest anchored checkpoint.
     pub(super) fn age(&self) -> Duration {
-        self.lock().age.at(Instant::now())
+        self.lock().at(Instant::now())
     }
 
     /// Notes that a checkpoint is published; `written` was read before it.
     pub(super) fn published(&self, size: u64, written: u64) {
-        self.lock().age.published(size, written, Instant::now());
+        self.lock().published(size, written, Instant::now());
     }
 
     /// Notes how many records there are, in the log and of this gateway.
     pub(super) fn records(&self, size: u64, written: u64) {
-        self.lock().age.records(size, written, Instant::now());
+        self.lock().records(size, written, Instant::now());
     }
 
     /// Notes that calls are refused, or are not any more.
     pub(super) fn refusing(&self, refusing: bool) {
-        let mut state = self.lock();
-        state.statuses.refusing = refusing;
-        self.write(&state);
+        self.statuses.send_modify(|statuses| statuses.refusing = refusing);
     }
 
     /// Notes that an anchor took the first `size` records.
     pub(super) fn anchored(&self, name: &'static str, size: u64) {
-        let mut state = self.lock();
-        state.age.anchored(size);
+        self.lock().anchored(size);
         let (size, time_ms) = (Some(size), Some(SystemClock.now_ms()));
         let status = Status { size, time_ms, error: None };
-        let before = state.statuses.anchors.insert(name.to_owned(), status);
+        let mut before = None;
+        self.statuses.send_modify(|all| before = all.anchors.insert(name.to_owned(), status));
         if before.is_some_and(|before| before.error.is_some()) {
             tracing::warn!(anchor = name, size, "the log is anchored again");
         }
-        self.write(&state);
     }
 
     /// Notes that an anchor failed, and why.
     pub(super) fn failed(&self, name: &'static str, error: &str) {
-        let mut state = self.lock();
-        let status = state.statuses.anchors.entry(name.to_owned()).or_default();
+        let mut before = None;
+        self.statuses.send_modify(|all| {
+            let status = all.anchors.entry(name.to_owned()).or_default();
+            before = status.error.replace(error.to_owned());
+        });
         // Said once: the next reason may differ from this one in no more than a time.
-        if status.error.replace(error.to_owned()).is_none() {
+        if before.is_none() {
             tracing::warn!(anchor = name, "the log is not anchored: {error}");
         }
-        self.write(&state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Leaves the state for `doctor`. Nothing depends on it, so it need not be durable.
-    fn write(&self, state: &State) {
-        let beside = self.path.with_extension("json.new");
-        let text = serde_json::to_vec(&state.statuses).map_err(std::io::Error::other);
-        let written = text
-            .and_then(|text| std::fs::write(&beside, text))
-            .and_then(|()| std::fs::rename(&beside, &self.path));
-        if let Err(error) = written {
-            tracing::debug!("{}: {error}", self.path.display());
+    /// Leaves what the board says in a file for `doctor`, whenever it changes, for as long as the board is there.
+    pub(super) fn keep(&self, path: PathBuf) -> impl Future<Output = ()> + use<> {
+        let mut statuses = self.statuses.subscribe();
+        async move {
+            while statuses.changed().await.is_ok() {
+                let now = statuses.borrow_and_update().clone();
+                write_beside(&path, now).await;
+            }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Age> {
+        self.age.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes the file in a thread of its own, for which no stop of the program waits; one at a time.
+async fn write_beside(path: &Path, statuses: Statuses) {
+    let (done, mut written) = oneshot::channel();
+    let file = path.to_owned();
+    let thread = std::thread::Builder::new().spawn(move || {
+        write(&file, &statuses);
+        let _ = done.send(());
+    });
+    if let Err(error) = thread {
+        tracing::warn!("{}: {error}", path.display());
+    }
+    if timeout(WRITE_WAIT, &mut written).await.is_err() {
+        tracing::warn!("{}: the disk hangs, so `doctor` reads what was before", path.display());
+        let _ = written.await;
+    }
+}
+
+/// Writes the file. Nothing depends on it, so it need not be durable.
+fn write(path: &Path, statuses: &Statuses) {
+    let beside = path.with_extension("json.new");
+    let text = serde_json::to_vec(statuses).map_err(std::io::Error::other);
+    let written = text
+        .and_then(|text| std::fs::write(&beside, text))
+        .and_then(|()| std::fs::rename(&beside, path));
+    if let Err(error) = written {
+        tracing::debug!("{}: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("anchors.json");
+        let board = Board::new(&path, &["git"]);
+        let keeper = tokio::spawn(board.keep(path.clone()));
+        // Opening it for writing waits until somebody reads.
+        let stalled = path.with_extension("json.new");
+        let made = std::process::Command::new("mkfifo").arg(&stalled).status().unwrap();
+        assert!(made.success());
+        let started = Instant::now();
+        for size in 0..3 {
+            board.anchored("git", size);
+            board.failed("git", "it is away");
+            board.refusing(true);
+            tokio::task::yield_now().await;
+            assert!(board.age() < Duration::from_secs(60));
+        }
+        assert!(started.elapsed() < WRITE_WAIT, "somebody waited for the disk");
+        assert!(!read(&path).refusing);
+
+        // It is back: what is newest is written.
+        let first = tokio::task::spawn_blocking(move || std::fs::read(stalled));
+        assert!(!first.await.unwrap().unwrap().is_empty());
+        drop(board);
+        keeper.await.unwrap();
+        let left = read(&path);
+        assert!(left.refusing && left.anchors["git"].size == Some(2), "{left:?}");
     }
 }
