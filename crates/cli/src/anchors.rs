@@ -20,14 +20,17 @@ use anyhow::{Context as _, ensure};
 use countersign_console::BoxFuture;
 use countersign_gateway::Gate;
 use countersign_ledger::tree::verify_consistency;
-use countersign_ledger::{Checkpoint, Note};
-use countersign_store::{Reader, Store};
+use countersign_ledger::{Checkpoint, LeafIndex, Note};
+use countersign_store::{Clock as _, Reader, Store};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
+use crate::clock::SystemClock;
 use crate::config;
 use crate::paths::Paths;
+use age::Age;
 use http::Http;
-use status::Board;
+use status::{Board, Statuses};
 
 /// The first pause after a failure; it doubles with each further one, up to the anchor's interval.
 const BACKOFF: Duration = Duration::from_secs(5);
@@ -53,7 +56,7 @@ trait Anchor: Send {
 }
 
 /// Starts what `[anchors]` names; `None` if that is nothing.
-pub(crate) fn start(
+pub(crate) async fn start(
     store: &Store,
     reader: &Reader,
     config: &config::Anchors,
@@ -76,7 +79,14 @@ pub(crate) fn start(
         return Ok(None);
     };
     let names: Vec<_> = anchors.iter().map(|(anchor, _)| anchor.name()).collect();
-    let board = Arc::new(Board::new(&paths.anchors(), &names));
+    let left = Statuses::left(&paths.anchors(), &names);
+    let age = age_of(reader, &left).await?;
+    let board = Arc::new(Board::new(&paths.anchors(), left, age));
+    if refuse_after.is_some_and(|after| board.age() > after) {
+        gate.set_closed(true);
+        board.refusing(true);
+        tracing::error!("calls are refused: the log has not been anchored for long");
+    }
     let oldest = config.max_unanchored_age.map_or(UNANCHORED_AGE.max(2 * shortest), |age| age.0);
     let mut running = JoinSet::new();
     running.spawn(board.keep(paths.anchors()));
@@ -114,6 +124,17 @@ fn list(
         anchors.push((Box::new(copy), objects.interval.0));
     }
     Ok(anchors)
+}
+
+/// Returns the age of the first record that no anchor has taken, as the ledger tells its time. A file that is
+/// missing, or older than it was, makes it no younger.
+async fn age_of(reader: &Reader, left: &Statuses) -> anyhow::Result<Age> {
+    let anchored = left.anchored(reader.size().await?);
+    let waiting = reader.at(LeafIndex(anchored)).await?;
+    let ms = waiting.and_then(|record| record.leaf.pointer("/time/ms")?.as_i64());
+    let before = ms.map_or(0, |ms| SystemClock.now_ms().saturating_sub(ms));
+    let before = Duration::from_millis(u64::try_from(before).unwrap_or(0));
+    Ok(Age::new(anchored, before, Instant::now()))
 }
 
 /// Checks that the log of now extends a checkpoint of it that is kept elsewhere.

@@ -71,7 +71,7 @@ async fn serve(paths: &Paths, config: &Config, store: Store) -> anyhow::Result<R
     gateway.keep_bundle("countersign").await.context("cannot record the policy bundle")?;
     let reader =
         Reader::of(&paths.data, &store_config(config)).await.context("cannot read the ledger")?;
-    let anchors = anchors::start(&store, &reader, &config.anchors, paths, gateway.gate())?;
+    let anchors = anchors::start(&store, &reader, &config.anchors, paths, gateway.gate()).await?;
 
     let data_listener = listen(&config.data_plane.listen).await?;
     let control_listener = listen(&config.control_plane.listen).await?;

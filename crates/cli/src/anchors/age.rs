@@ -29,13 +29,16 @@ pub(super) struct Age {
     seen: VecDeque<Seen>,
     /// When nothing waited the last time, else when what is anchored was published.
     since: Instant,
+    /// How much older what waits was at `since`.
+    before: Duration,
 }
 
 impl Age {
-    /// Counts from a start at which nothing is anchored yet.
-    pub(super) fn new(now: Instant) -> Self {
-        let anchored = Seen { size: 0, at: now, written: 0 };
-        Self { anchored, seen: VecDeque::new(), since: now }
+    /// Counts on from a start at which `size` records are anchored, and the first one after them is as old as
+    /// `before`.
+    pub(super) fn new(size: u64, before: Duration, now: Instant) -> Self {
+        let anchored = Seen { size, at: now, written: 0 };
+        Self { anchored, seen: VecDeque::new(), since: now, before }
     }
 
     /// Notes that a checkpoint of `size` is published; `written` was read before it.
@@ -54,7 +57,7 @@ impl Age {
     pub(super) fn anchored(&mut self, size: u64) {
         while let Some(seen) = self.seen.pop_front_if(|seen| seen.size <= size) {
             self.anchored = seen;
-            self.since = self.since.max(seen.at);
+            self.count_from(self.since.max(seen.at));
         }
     }
 
@@ -62,13 +65,17 @@ impl Age {
     /// one, what is written comes to the log a moment later.
     pub(super) fn records(&mut self, size: u64, written: u64, now: Instant) {
         if size <= self.anchored.size && written <= self.anchored.written {
-            self.since = now;
+            self.count_from(now);
         }
+    }
+
+    fn count_from(&mut self, since: Instant) {
+        (self.since, self.before) = (since, Duration::ZERO);
     }
 
     /// Returns the age.
     pub(super) fn at(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.since)
+        now.saturating_duration_since(self.since).saturating_add(self.before)
     }
 }
 
@@ -85,7 +92,7 @@ mod tests {
     fn the_age_counts_from_the_start_until_something_is_anchored() {
         let start = Instant::now();
         let after = |second| start + Duration::from_secs(second);
-        let mut age = Age::new(start);
+        let mut age = Age::new(0, Duration::ZERO, start);
         age.published(5, 5, after(1));
         age.records(5, 5, after(7));
         assert_eq!(at(&age, start, 7), 7);
@@ -96,10 +103,29 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_makes_nothing_younger() {
+        let start = Instant::now();
+        let after = |second| start + Duration::from_secs(second);
+        let mut age = Age::new(5, Duration::from_secs(100), start);
+        // What was anchored before is anchored again.
+        age.published(5, 0, after(1));
+        age.anchored(5);
+        age.records(6, 0, after(2));
+        assert_eq!(at(&age, start, 2), 102);
+        age.published(7, 1, after(3));
+        age.anchored(7);
+        assert_eq!(at(&age, start, 4), 1, "it was published at 3");
+
+        let mut age = Age::new(5, Duration::from_secs(100), start);
+        age.records(5, 0, after(1));
+        assert_eq!(at(&age, start, 2), 1, "nothing waited");
+    }
+
+    #[test]
     fn a_checkpoint_that_is_anchored_again_gets_no_younger() {
         let start = Instant::now();
         let after = |second| start + Duration::from_secs(second);
-        let mut age = Age::new(start);
+        let mut age = Age::new(0, Duration::ZERO, start);
         age.published(5, 5, after(1));
         age.anchored(5);
         // Records are written, and nothing is published any more.
@@ -121,7 +147,7 @@ mod tests {
     #[test]
     fn of_many_published_checkpoints_the_newest_anchored_one_counts() {
         let start = Instant::now();
-        let mut age = Age::new(start);
+        let mut age = Age::new(0, Duration::ZERO, start);
         for second in 1..=3_000 {
             age.published(second, second, start + Duration::from_secs(second));
         }

@@ -45,6 +45,22 @@ pub(crate) fn read(path: &Path) -> Statuses {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
+impl Statuses {
+    /// Reads what an earlier gateway left behind about these anchors: what they took stays anchored.
+    pub(super) fn left(path: &Path, names: &[&'static str]) -> Self {
+        let Self { mut anchors, .. } = read(path);
+        anchors.retain(|name, _| names.contains(&name.as_str()));
+        anchors.values_mut().for_each(|status| status.error = None);
+        Self { anchors, refusing: false }
+    }
+
+    /// Returns how many records of a log of `size` are anchored. More than it has are none.
+    pub(super) fn anchored(&self, size: u64) -> u64 {
+        let sizes = self.anchors.values().filter_map(|status| status.size);
+        sizes.filter(|anchored| *anchored <= size).max().unwrap_or(0)
+    }
+}
+
 /// All anchors of a gateway. Nothing here waits for the disk.
 pub(super) struct Board {
     age: Mutex<Age>,
@@ -52,15 +68,10 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// Makes the board of these anchors; what an earlier gateway anchored stays anchored.
-    pub(super) fn new(path: &Path, names: &[&'static str]) -> Self {
-        let Statuses { mut anchors, .. } = read(path);
-        anchors.retain(|name, _| names.contains(&name.as_str()));
-        anchors.values_mut().for_each(|status| status.error = None);
-        let statuses = Statuses { anchors, refusing: false };
+    /// Makes the board with what an earlier gateway left of its anchors, and the age of what waits for them.
+    pub(super) fn new(path: &Path, statuses: Statuses, age: Age) -> Self {
         write(path, &statuses);
-        let age = Mutex::new(Age::new(Instant::now()));
-        Self { age, statuses: watch::Sender::new(statuses) }
+        Self { age: Mutex::new(age), statuses: watch::Sender::new(statuses) }
     }
 
     /// Returns the age of the newest anchored checkpoint.
@@ -157,11 +168,26 @@ fn write(path: &Path, statuses: &Statuses) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_was_anchored_counts_as_far_as_the_log_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("anchors.json");
+        let left = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Statuses::left(&path, &["git", "witnesses"]).anchored(9)
+        };
+        assert_eq!(left(r#"{"git": {"size": 7}, "witnesses": {"size": 9}}"#), 9);
+        assert_eq!(left(r#"{"git": {"size": 7}, "witnesses": {"size": 10}}"#), 7);
+        assert_eq!(left(r#"{"timestamp": {"size": 9}}"#), 0, "that anchor is no more");
+        assert_eq!(left("damaged"), 0);
+    }
+
     #[tokio::test]
     async fn a_disk_that_hangs_holds_up_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("anchors.json");
-        let board = Board::new(&path, &["git"]);
+        let age = Age::new(0, Duration::ZERO, Instant::now());
+        let board = Board::new(&path, Statuses::default(), age);
         let keeper = tokio::spawn(board.keep(path.clone()));
         // Opening it for writing waits until somebody reads.
         let stalled = path.with_extension("json.new");
