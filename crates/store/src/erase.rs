@@ -538,9 +538,16 @@ pub(crate) const ERASURES: OfKind = of_kind!("erasure");
 pub(crate) const CHANGES: OfKind = of_kind!("change");
 /// Daily closes.
 pub(crate) const CLOSES: OfKind = of_kind!("close");
-const HOLDS: OfKind = of_kind!("legal_hold");
+/// Legal holds.
+pub(crate) const HOLDS: OfKind = of_kind!("legal_hold");
 
 impl OfKind {
+    /// Returns the queries that look at leaves in PostgreSQL.
+    #[cfg(test)]
+    pub(crate) fn of_leaves(&self) -> [&'static str; 2] {
+        [self.of_log_and_ahead, self.of_log]
+    }
+
     /// Reads leaves, oldest first; in PostgreSQL also records that will be leaves.
     pub(crate) async fn read(&self, db: &Pool, tenant: &str) -> Result<Vec<Value>, StoreError> {
         let is_shared = matches!(db, Pool::Postgres(_));

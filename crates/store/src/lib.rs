@@ -32,6 +32,8 @@ mod intent;
 mod keystore;
 pub mod limits;
 mod migrate;
+#[cfg(test)]
+mod plans;
 mod prepare;
 mod publish;
 mod published;

@@ -18,10 +18,11 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../migrations/postgres/0002_executions.sql")),
     (3, include_str!("../../migrations/postgres/0003_anchor.sql")),
     (4, include_str!("../../migrations/postgres/0004_retention.sql")),
+    (5, include_str!("../../migrations/postgres/0005_leaf_place.sql")),
 ];
 
 /// The version of the schema that this program knows.
-const LATEST: i64 = 4;
+const LATEST: i64 = 5;
 
 /// Oldest server, as `server_version_num` has it.
 const VERSION_MIN: i64 = 150_000;
