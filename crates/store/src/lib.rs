@@ -63,7 +63,7 @@ pub use intent::{
     Appended, Committed, DenialFields, IdempotencyClaim, Intent, Outcome, Receipt, StoredResult,
 };
 pub use keystore::Keystore;
-pub use migrate::{MigrateError, Migrated, Step, migrate};
+pub use migrate::{MigrateError, Migrated, Step, migrate, moved_to};
 pub use published::PublishedLog;
 pub use reader::{Reader, Record};
 pub use registry::{Agents, AuthFailure, Authenticated, NewKey};

@@ -34,6 +34,7 @@ use crate::store::{keys_folder, lock};
 use crate::subject::RANGE_SLOTS;
 use crate::{Store, StoreError, fsck};
 use moved::Marker;
+pub use moved::moved_to;
 pub(crate) use moved::must_be_here;
 use tables::TABLES;
 

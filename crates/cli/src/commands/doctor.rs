@@ -95,6 +95,7 @@ async fn examine(paths: &Paths) -> Vec<Finding> {
     let (config, found) = checks::config(paths);
     let mut findings = vec![found];
     findings.extend(checks::permissions(paths));
+    findings.extend(checks::moved(&config, paths));
     findings.extend(checks::ledger(paths).await);
     findings.push(checks::signer(&config).await);
     findings.extend(checks::anchors(paths));

@@ -63,13 +63,23 @@ impl Marker {
     }
 }
 
+/// Returns the databases that the ledger of a data folder moved to, or may have, and its size then, if
+/// `migrate` left its marker there.
+///
+/// # Errors
+/// [`StoreError::Corrupt`], [`StoreError::Io`].
+pub fn moved_to(folder: &Path) -> Result<Option<(String, u64)>, StoreError> {
+    let marker = Marker::read(folder)?;
+    Ok(marker.map(|Marker { to, size, .. }| (to.join(", "), size)))
+}
+
 /// Checks that the ledger of a data folder is still the one in SQLite.
 ///
 /// # Errors
 /// [`StoreError::Elsewhere`] if there is a marker, [`StoreError::Corrupt`] if it cannot be read.
 pub(crate) fn must_be_here(folder: &Path) -> Result<(), StoreError> {
-    match Marker::read(folder)? {
+    match moved_to(folder)? {
         None => Ok(()),
-        Some(Marker { to, size, .. }) => Err(StoreError::Elsewhere { to: to.join(", "), size }),
+        Some((to, size)) => Err(StoreError::Elsewhere { to, size }),
     }
 }

@@ -12,7 +12,7 @@ use countersign_evidence::time::utc;
 use countersign_gateway::upstream::{StdioCommand, Transport};
 use countersign_ledger::{Checkpoint, LeafIndex, Note};
 use countersign_model::ServerName;
-use countersign_store::{Clock as _, Reader, SignerStatus, StoreError};
+use countersign_store::{Clock as _, Database, Reader, SignerStatus, StoreError, moved_to};
 use serde_json::Value;
 
 use super::{Finding, config_or_default};
@@ -103,6 +103,34 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() { collect(&path, into) } else { into.push(path) }
     }
+}
+
+/// Looks for the marker that `migrate` leaves in the data folder.
+pub(super) fn moved(config: &Config, paths: &Paths) -> Option<Finding> {
+    let check = "moved";
+    let (to, size) = match moved_to(&paths.data) {
+        Ok(marker) => marker?,
+        Err(error) => {
+            let remedy =
+                "look for the ledger where it was to go; see docs/operations/postgresql.md";
+            return Some(Finding::error(check, error.to_string(), remedy));
+        }
+    };
+    let (to, old) = (shown(&to), paths.data.join("countersign.db"));
+    let says = format!("`moved.json`: the ledger of {size} records moved to {to}");
+    Some(match config.store.database() {
+        Database::Postgres(_) if old.exists() => {
+            let says = format!("{says}; {} is what it was before", old.display());
+            Finding::ok(check, says)
+        }
+        Database::Postgres(_) => Finding::ok(check, says),
+        Database::Sqlite => {
+            let says = format!("{says}, or may have, and nothing is recorded here any more");
+            let remedy = "set store.url to it; if `countersign migrate` broke off, run it again first \
+                          (docs/operations/postgresql.md)";
+            Finding::error(check, says, remedy)
+        }
+    })
 }
 
 /// Checks that the database can be read, and that nothing is ahead of it.
@@ -431,6 +459,31 @@ mod tests {
             let found = checkpoints(size, signed.as_ref(), published.as_ref());
             assert_eq!(found.status, status, "{}", found.says);
         }
+    }
+
+    #[test]
+    fn the_marker_of_a_move_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        fs::create_dir(&paths.data).unwrap();
+        let shared: Config =
+            toml::from_str("[store]\nurl = [\"postgres://db1/countersign\"]").unwrap();
+        let configs = [Config::default(), shared];
+        let found = || configs.each_ref().map(|config| moved(config, &paths));
+        assert!(found().iter().all(Option::is_none));
+        let marker = r#"{"to": ["postgres://db1:5432/countersign"], "size": 7, "root": "00"}"#;
+        for (text, statuses) in
+            [(marker, [Status::Error, Status::Ok]), ("{", [Status::Error, Status::Error])]
+        {
+            fs::write(paths.data.join("moved.json"), text).unwrap();
+            let found = found().map(Option::unwrap);
+            assert_eq!(found.each_ref().map(|found| found.status), statuses, "{found:?}");
+            assert!(found.iter().all(|found| found.says.contains("moved.json")), "{found:?}");
+        }
+        fs::write(paths.data.join("moved.json"), marker).unwrap();
+        assert!(
+            found()[0].as_ref().unwrap().says.contains("7 records moved to postgres://db1:5432/")
+        );
     }
 
     #[test]
