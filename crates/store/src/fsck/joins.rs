@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_ledger::disclosure::open_leaf;
+use countersign_ledger::seal::Section;
 use countersign_model::RecordId;
 
 use super::ledger::Records;
@@ -13,9 +14,10 @@ use crate::StoreError;
 use crate::batch::record_from;
 use crate::db::Row;
 use crate::erase;
-use crate::prepare::{PRIVATE, blob_of};
+use crate::keystore::Keystore;
+use crate::prepare::{PRIVATE, SealedRow, blob_of};
 use crate::reader::read_sealed;
-use crate::retention::proof::Purges;
+use crate::retention::proof::{Counts, Purges};
 use crate::retention::schedule::{SKEW_MS, Schedule};
 
 impl Check<'_> {
@@ -123,28 +125,60 @@ impl Check<'_> {
                 blobs.there.insert((record, sealed.section().to_owned()));
             }
             let slot: Option<i64> = row.get(6).map_err(&broken)?;
-            let opened = match (&self.keys, slot.and_then(|slot| u32::try_from(slot).ok())) {
-                (Some(keys), Some(slot)) => sealed.open(keys, &self.tenant, record, slot),
-                _ => Err(StoreError::NoKey(String::new())),
+            let report = &mut self.report;
+            let Some(section) =
+                open(report, self.keys.as_ref(), &self.tenant, record, slot, &sealed)?
+            else {
+                continue;
             };
-            match opened {
-                Ok(section) if sealed.section() == PRIVATE => {
-                    let body = self.body(owner.rowid).await?;
-                    match open_leaf(&body, section.disclosures()) {
-                        Ok(opened) if opened.closed.is_empty() => {
-                            let names = section.disclosures().iter().filter_map(blob_of);
-                            blobs.expected.extend(names.map(|name| (record, name)));
-                        }
-                        Ok(_) => return Err(mismatch(record, "digests of the leaf stay closed")),
-                        Err(error) => return Err(mismatch(record, error)),
-                    }
-                    self.report.sections_opened += 1;
-                }
-                Ok(_) => self.report.sections_opened += 1,
-                Err(StoreError::NoKey(_)) => self.report.sections_closed += 1,
-                Err(error) => return Err(mismatch(record, error)),
+            if sealed.section() == PRIVATE {
+                let body = self.body(owner.rowid).await?;
+                let names = compare(record, &body, &section)?;
+                blobs.expected.extend(names.into_iter().map(|name| (record, name)));
             }
         }
+    }
+}
+
+/// Opens a section if its keys are there, and counts it.
+pub(super) fn open(
+    report: &mut Report,
+    keys: Option<&Keystore>,
+    tenant: &str,
+    record: RecordId,
+    slot: Option<i64>,
+    sealed: &SealedRow,
+) -> Result<Option<Section>, Problem> {
+    let opened = match (keys, slot.and_then(|slot| u32::try_from(slot).ok())) {
+        (Some(keys), Some(slot)) => sealed.open(keys, tenant, record, slot),
+        _ => Err(StoreError::NoKey(String::new())),
+    };
+    match opened {
+        Ok(section) => {
+            report.sections_opened += 1;
+            Ok(Some(section))
+        }
+        Err(StoreError::NoKey(_)) => {
+            report.sections_closed += 1;
+            Ok(None)
+        }
+        Err(error) => Err(mismatch(record, error)),
+    }
+}
+
+/// Compares the private section of a record with the digests in its leaf; returns the names of sections with
+/// large values that it refers to.
+pub(super) fn compare(
+    record: RecordId,
+    body: &[u8],
+    section: &Section,
+) -> Result<Vec<String>, Problem> {
+    match open_leaf(body, section.disclosures()) {
+        Ok(opened) if opened.closed.is_empty() => {
+            Ok(section.disclosures().iter().filter_map(blob_of).collect())
+        }
+        Ok(_) => Err(mismatch(record, "digests of the leaf stay closed")),
+        Err(error) => Err(mismatch(record, error)),
     }
 }
 
@@ -158,20 +192,21 @@ struct Blobs {
 
 impl Blobs {
     fn compare(&self) -> Result<(), Problem> {
-        match self.expected.difference(&self.there).min() {
-            Some((record, section)) => {
-                let reason = format!("section `{section}` is missing, and `{PRIVATE}` is there");
-                Err(Problem::row("sealed", record, "section", reason))
-            }
-            None => Ok(()),
-        }
+        let missing = self.expected.difference(&self.there).min();
+        missing.map_or(Ok(()), |(record, section)| Err(lost(*record, section)))
     }
+}
+
+/// Says that a large value is missing alone.
+pub(super) fn lost(record: RecordId, section: &str) -> Problem {
+    let reason = format!("section `{section}` is missing, and `{PRIVATE}` is there");
+    Problem::row("sealed", record, "section", reason)
 }
 
 /// What the log says is gone.
 pub(super) struct Told {
     erasures: Vec<serde_json::Value>,
-    pub(super) purges: Purges,
+    purges: Purges,
     schedule: Schedule,
     /// Ids of the erasures that a signed checkpoint covers.
     signed: HashSet<String>,
@@ -189,6 +224,25 @@ impl Told {
     ) -> Self {
         let (purges, schedule) = (Purges::of(&erasures), Schedule::of(changes));
         Self { erasures, purges, schedule, signed, now_ms }
+    }
+
+    /// Counts a leaf that has private fields.
+    pub(super) fn count(&self, index: u64, counts: &mut Counts) {
+        self.purges.count(index, counts);
+    }
+
+    /// Checks that no purge tells of a section that is there.
+    pub(super) fn there(&self, record: RecordId, index: u64, section: &str) -> Result<(), Problem> {
+        let Some(batch) = self.purges.covering(index) else { return Ok(()) };
+        let reason = format!("`{section}` is there, and job `{}` says it is not", batch.job);
+        Err(Problem::row("sealed", record, "section", reason))
+    }
+
+    /// Compares what purges count with the leaves that have private fields.
+    pub(super) fn check(&self, counts: &Counts) -> Result<(), Problem> {
+        let false_word =
+            |(record, reason): (String, String)| Problem::row("intake", record, "body", reason);
+        self.purges.check(counts).map_err(false_word)
     }
 
     /// Checks that the log tells of a record whose private section is missing, and counts it.
@@ -243,25 +297,17 @@ impl Check<'_> {
         let signed = signed.collect();
         let told = Told::of(erasures, &changes, signed, self.now_ms);
         let sealed = known.iter().filter(|(_, known)| known.is_sealed);
-        let mut private: Vec<u64> = sealed.clone().map(|(_, known)| known.index).collect();
-        private.sort_unstable();
-        let false_word =
-            |(record, reason): (String, String)| Problem::row("intake", record, "body", reason);
-        told.purges.check(&private).map_err(false_word)?;
+        let mut counts = Counts::default();
+        sealed.clone().for_each(|(_, owner)| told.count(owner.index, &mut counts));
+        told.check(&counts)?;
         for (record, section) in &blobs.there {
-            let batch = known.get(record).and_then(|owner| told.purges.covering(owner.index));
-            if let Some(batch) = batch {
-                let reason =
-                    format!("`{section}` is there, and job `{}` says it is not", batch.job);
-                return Err(Problem::row("sealed", record, "section", reason));
+            if let Some(owner) = known.get(record) {
+                told.there(*record, owner.index, section)?;
             }
         }
         for (record, owner) in sealed {
             if !missing.contains(record) {
-                if let Some(batch) = told.purges.covering(owner.index) {
-                    let reason = format!("it is there, and job `{}` says it is not", batch.job);
-                    return Err(Problem::row("sealed", record, "record", reason));
-                }
+                told.there(*record, owner.index, PRIVATE)?;
                 continue;
             }
             let leaf = self.body(owner.rowid).await?;
@@ -290,6 +336,6 @@ fn mismatch(record: RecordId, reason: impl ToString) -> Problem {
     Problem::row("sealed", record, "ciphertext", reason)
 }
 
-fn id(table: &str, bytes: &[u8]) -> Result<RecordId, Problem> {
+pub(super) fn id(table: &str, bytes: &[u8]) -> Result<RecordId, Problem> {
     record_from(bytes).map_err(|error| Problem::row(table, "", "record", error))
 }

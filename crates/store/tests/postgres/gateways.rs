@@ -532,6 +532,7 @@ async fn what_is_due_in_a_shared_log_is_purged_by_its_leader() {
     assert!(refused.to_string().contains("leads the log"), "{refused}");
     site.world.clock.advance(551 * 86_400_000);
     one.confirm_clock().await.unwrap();
+    site.sql("CREATE TABLE public.kept AS SELECT * FROM countersign.sealed");
     let purged = one.purge_now().await.unwrap();
     assert_eq!((purged.records, purged.sections, purged.held), (6, 6, 7));
     assert_eq!(site.sql("SELECT count(*) FROM countersign.sealed"), "7");
@@ -546,9 +547,102 @@ async fn what_is_due_in_a_shared_log_is_purged_by_its_leader() {
     let report = fsck::check_shared(&site.folder("g1"), &elsewhere, &mut |_, _| {}).await.unwrap();
     assert_eq!(report.gone_unsigned, 6, "without the keys no signature says anything");
 
+    site.sql("INSERT INTO countersign.sealed SELECT * FROM public.kept ON CONFLICT DO NOTHING");
+    let problem = checked().await.unwrap_err();
+    assert!(problem.reason.contains("`private` is there, and job"), "{problem}");
     site.sql("DELETE FROM countersign.sealed");
     let problem = checked().await.unwrap_err();
     assert!(problem.reason.contains("no erasure tells of it"), "{problem}");
+}
+
+/// Puts a large value back from a copy with one column changed, and with the sum that its row has then.
+fn resummed(column: &str, value: &str) -> String {
+    let names = ["tenant", "record", "section", "subject", "period", "nonce", "ciphertext", "dek"];
+    let values = names.map(|name| if name == column { value } else { name });
+    let hashes: Vec<_> = std::iter::zip(names, values)
+        .map(|(name, value)| match name {
+            "record" | "nonce" | "ciphertext" | "dek" => format!("sha256('b' || {value})"),
+            _ => format!("sha256(convert_to('t' || {value}, 'UTF8'))"),
+        })
+        .collect();
+    let pieces: Vec<_> = hashes.iter().map(|hash| format!("substr({hash}, 1, 2)")).collect();
+    let (values, hashes, pieces) = (values.join(", "), hashes.join(" || "), pieces.join(" || "));
+    format!(
+        "INSERT INTO countersign.sealed SELECT {values},
+                    substr(sha256('sealed\\000'::bytea || {hashes}), 1, 16) || {pieces}
+               FROM public.sealed WHERE section = 'blob/note'"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_what_is_sealed_or_summed_in_a_shared_ledger_is_named() {
+    let site = Site::new();
+    let (one, two) = (site.gateway("g1").await, site.gateway("g2").await);
+    let private = |note: String| {
+        Draft::new(site.world.id(), Kind::Detection).about("ada@example.com").sealed("note", note)
+    };
+    one.append(private("x".repeat(100_000))).await.unwrap();
+    two.append(private("y".to_owned())).await.unwrap();
+    let call = recorded(one.commit_intent(site.world.claiming("k", 1)).await.unwrap());
+    let outcome =
+        site.world.outcome(call.evaluation_id(), OutcomeStatus::Executed, Some("\"done\""));
+    one.commit_outcome(outcome).await.unwrap();
+    one.commit_intent(site.world.claiming("open", 1)).await.unwrap();
+    one.publish_now().await.unwrap();
+    let checked =
+        async || fsck::check_shared(&site.folder("g1"), &site.config("g1"), &mut |_, _| {}).await;
+    let report = checked().await.unwrap();
+    assert_eq!((report.sections_closed, report.records_purged), (0, 0));
+    let sections = site.sql("SELECT count(*) FROM countersign.sealed");
+    assert_eq!(report.sections_opened.to_string(), sections);
+    assert_eq!(report.rows, report.sections_opened + 6, "{report:?}");
+
+    // With the right sum, the cipher and the leaves tell.
+    let gone = "DELETE FROM countersign.sealed WHERE section = 'blob/note'";
+    let flipped = "set_byte(ciphertext, 9, get_byte(ciphertext, 9) # 1)";
+    let unsummed = |table: &str, set: &str| format!("UPDATE countersign.{table} SET {set}");
+    let tables = ["sealed", "subject", "replay", "idempotency", "open_call"];
+    for table in tables {
+        site.sql(&format!("CREATE TABLE public.{table} AS SELECT * FROM countersign.{table}"));
+    }
+    for (damage, place, says) in [
+        (format!("{gone}; {}", resummed("nonce", "nonce")), ("", ""), ""),
+        (gone.to_owned(), ("sealed", "section"), "`blob/note` is missing"),
+        (
+            format!("{gone}; {}", resummed("ciphertext", flipped)),
+            ("sealed", "ciphertext"),
+            "the cipher refuses",
+        ),
+        (
+            resummed("record", "decode(repeat('ab', 16), 'hex')"),
+            ("sealed", "record"),
+            "there is no such record",
+        ),
+        (unsummed("sealed", &format!("ciphertext = {flipped}")), ("sealed", "ciphertext"), "sum"),
+        (unsummed("subject", "slot = slot + 1"), ("subject", "slot"), "sum"),
+        (unsummed("replay", "expires_ms = 0"), ("replay", "expires_ms"), "sum"),
+        (unsummed("idempotency", "status = 'failed'"), ("idempotency", "status"), "sum"),
+        (unsummed("open_call", "state = 'unknown'"), ("open_call", "state"), "sum"),
+    ] {
+        site.sql(&damage);
+        let found = checked().await;
+        if says.is_empty() {
+            assert_eq!(found.unwrap(), report, "the sums here are those of the store");
+        } else {
+            let problem = found.unwrap_err();
+            assert_eq!((&*problem.object, &*problem.column), place, "{problem}");
+            assert!(problem.reason.contains(says), "{problem}");
+        }
+        for table in tables {
+            site.sql(&format!(
+                "DELETE FROM countersign.{table};
+                 INSERT INTO countersign.{table} SELECT * FROM public.{table}"
+            ));
+        }
+    }
+    for store in [one, two] {
+        store.shutdown().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -295,7 +295,7 @@ async fn a_section_that_no_purge_tells_of_or_that_a_purge_denies_is_damage() {
         .unwrap();
     let problem = world.checked().await.unwrap_err();
     assert_eq!(problem.key, due.to_string());
-    assert!(problem.reason.contains("it is there, and job"), "{problem}");
+    assert!(problem.reason.contains("`private` is there, and job"), "{problem}");
     sqlx::raw_sql("DELETE FROM sealed").execute(&mut db).await.unwrap();
     let problem = world.checked().await.unwrap_err();
     assert_eq!(problem.key, kept.to_string());
