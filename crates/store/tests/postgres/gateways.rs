@@ -348,7 +348,6 @@ async fn t16_connections_cut_while_committing_leave_one_decision_for_each_key() 
     futures_util::future::join_all(calls).await;
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let cuts = cutter.join().unwrap();
-    eprintln!("{cuts} connections were cut in {operations} operations");
     assert!(cuts > operations / 20, "{cuts} connections were cut");
     settle(&site, &[&one, &two]).await;
 
