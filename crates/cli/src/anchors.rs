@@ -90,8 +90,9 @@ pub(crate) async fn start(
     let oldest = config.max_unanchored_age.map_or(UNANCHORED_AGE.max(2 * shortest), |age| age.0);
     let mut running = JoinSet::new();
     running.spawn(board.keep(paths.anchors()));
+    let records = reader.size().await?;
     for (anchor, interval) in anchors {
-        running.spawn(run(anchor, interval, store.clone(), Arc::clone(&board)));
+        running.spawn(run(anchor, interval, records, store.clone(), Arc::clone(&board)));
     }
     let watched = Watched { board, store: store.clone(), reader: reader.clone() };
     running.spawn(watch(watched, oldest, refuse_after, gate.clone()));
@@ -156,15 +157,22 @@ async fn extends(
         .with_context(|| format!("{place} has a checkpoint of another history of this log"))
 }
 
-/// Anchors what is published, again and again.
-async fn run(mut anchor: Box<dyn Anchor>, interval: Duration, store: Store, board: Arc<Board>) {
+/// Anchors what is published, again and again; soon again until the first `records` are, for what is
+/// published at the start may be older than they are.
+async fn run(
+    mut anchor: Box<dyn Anchor>,
+    interval: Duration,
+    records: u64,
+    store: Store,
+    board: Arc<Board>,
+) {
     let (name, mut failures) = (anchor.name(), 0_u32);
     loop {
         let pause = match round(anchor.as_mut(), &store, &board).await {
             Ok(Some(size)) => {
                 board.anchored(name, size);
                 failures = 0;
-                interval
+                if size < records { LOOK.min(interval) } else { interval }
             }
             Ok(None) => LOOK.min(interval),
             Err(error) => {

@@ -19,6 +19,8 @@ use crate::config::Config;
 use crate::paths::Paths;
 use crate::run::store_config;
 
+/// The name under which changes without a gateway are recorded.
+pub(crate) const ACTOR: &str = "command-line";
 /// How long a gateway has to say that it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a gateway has to answer a request; longer than its own limit for slow servers.

@@ -43,9 +43,13 @@ struct Purge {
         Refusals,
     )
 )]
-async fn purge(State(console): State<Arc<Console>>, body: Body) -> Answer {
+async fn purge(
+    State(console): State<Arc<Console>>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer {
     if read::<Purge>(body).await?.clock_is_right {
-        console.store.confirm_clock().await?;
+        console.store.confirm_clock(&caller.actor).await?;
     }
     Ok(json_response(StatusCode::OK, &console.store.purge_now().await?.to_json()))
 }

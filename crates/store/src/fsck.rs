@@ -48,8 +48,8 @@ pub struct Report {
     /// The jobs that purged them, with their counts of records.
     pub purge_jobs: BTreeMap<String, u64>,
     /// Records of both sorts that only records beyond the last signed checkpoint tell of: whoever has the
-    /// database alone could have written those.
-    pub gone_unsigned: u64,
+    /// database alone could have written those. Absent without the keys that say what is signed.
+    pub gone_unsigned: Option<u64>,
     /// Allowed calls without an outcome.
     pub open_calls: u64,
     /// Rows whose sums were checked.
@@ -152,11 +152,24 @@ pub async fn check_at(
     check.joins(&known).await?;
     check.structure().await?;
     check.schema().await?;
-    let report = check.report;
+    let report = check.report.judged_by(check.keys.as_ref());
     tx.rollback().await.map_err(|error| broken(&error))?;
     drop(conn);
     pool.close().await;
     Ok(report)
+}
+
+impl Report {
+    /// Notes a record that is gone, and whether what tells of it is signed.
+    fn gone(&mut self, signed: bool) {
+        let unsigned = self.gone_unsigned.get_or_insert(0);
+        *unsigned += u64::from(!signed);
+    }
+
+    /// Leaves out what nobody can say without keys.
+    fn judged_by(self, keys: Option<&Keystore>) -> Self {
+        Self { gone_unsigned: keys.map(|_| self.gone_unsigned.unwrap_or(0)), ..self }
+    }
 }
 
 /// Something that vouches for a root.

@@ -12,12 +12,9 @@ use serde_json::{Value, json};
 
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::control::{Control, with_store};
+use crate::control::{ACTOR, Control, with_store};
 use crate::paths::Paths;
 use crate::run::store_config;
-
-/// The name under which changes without a gateway are recorded.
-const ACTOR: &str = "command-line";
 
 /// Register agents and manage their keys.
 #[derive(Debug, clap::Subcommand)]

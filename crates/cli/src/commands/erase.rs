@@ -6,11 +6,8 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::agents::registered;
-use crate::control::{Control, with_store};
+use crate::control::{ACTOR, Control, with_store};
 use crate::paths::Paths;
-
-/// The name under which changes without a gateway are recorded.
-const ACTOR: &str = "command-line";
 
 /// Days after which no backup of the keystore may be left.
 const BACKUP_DAYS: u32 = 30;

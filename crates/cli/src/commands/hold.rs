@@ -9,12 +9,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::control::{Control, with_store};
+use crate::control::{ACTOR, Control, with_store};
 use crate::paths::Paths;
 use crate::run::store_config;
-
-/// The name under which changes without a gateway are recorded.
-const ACTOR: &str = "command-line";
 
 /// Forbid the erasure of persons, for as long as the law asks for it.
 #[derive(Debug, clap::Subcommand)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::control::{Control, with_store};
+use crate::control::{ACTOR, Control, with_store};
 use crate::paths::Paths;
 use crate::run::store_config;
 
@@ -159,7 +159,7 @@ async fn purge(args: PurgeArgs, paths: &Paths) -> anyhow::Result<ExitCode> {
         None => {
             with_store(paths, async |store| {
                 if clock_is_right {
-                    store.confirm_clock().await?;
+                    store.confirm_clock(ACTOR).await?;
                 }
                 Ok(store.purge_now().await?.to_json())
             })

@@ -11,11 +11,8 @@ use countersign_store::Clock as _;
 use serde_json::{Value, json};
 
 use crate::clock::SystemClock;
-use crate::control::{Control, with_store};
+use crate::control::{ACTOR, Control, with_store};
 use crate::paths::Paths;
-
-/// The name under which changes without a gateway are recorded.
-const ACTOR: &str = "command-line";
 
 /// Give tokens of the control plane to auditors and programs.
 #[derive(Debug, clap::Subcommand)]

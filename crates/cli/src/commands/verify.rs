@@ -438,12 +438,16 @@ fn print_store(store: &fsck::Report, out: &mut impl Write) -> fmt::Result {
     for (job, records) in &store.purge_jobs {
         line(out, "purged by age", format!("{records} records under job {job}"))?;
     }
-    if store.gone_unsigned > 0 {
-        let text = format!(
-            "{} records: what tells of their purge or erasure is newer than the last signed checkpoint",
-            store.gone_unsigned
-        );
-        line(out, "gone, not signed yet", text)?;
+    let gone = store.records_erased + store.records_purged > 0;
+    let unsigned = match store.gone_unsigned {
+        None if gone => "not checked: the keys that say what is signed are not here".to_owned(),
+        None | Some(0) => String::new(),
+        Some(records) => format!(
+            "{records} records: what tells of their purge or erasure is newer than the last signed checkpoint"
+        ),
+    };
+    if !unsigned.is_empty() {
+        line(out, "gone, not signed yet", unsigned)?;
     }
     line(out, "calls without outcome", store.open_calls)
 }

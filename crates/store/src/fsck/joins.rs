@@ -263,7 +263,7 @@ impl Told {
                 return bad(format!("job `{}` purged it at a time that is to come", batch.job));
             }
             report.records_purged += 1;
-            report.gone_unsigned += u64::from(!self.signed.contains(&batch.record));
+            report.gone(self.signed.contains(&batch.record));
             *report.purge_jobs.entry(batch.job.clone()).or_default() += 1;
             return Ok(());
         }
@@ -272,7 +272,7 @@ impl Told {
             return bad("the section is missing, and no erasure tells of it".to_owned());
         };
         report.records_erased += 1;
-        report.gone_unsigned += u64::from(!self.signed.contains(record_id(erasure)));
+        report.gone(self.signed.contains(record_id(erasure)));
         Ok(())
     }
 }

@@ -46,8 +46,8 @@ const ORDER_POLL: Duration = Duration::from_millis(100);
 /// sections against the digests in their leaves, if the keystore is at hand; and that the log tells of every
 /// private section that is missing, and of none that is there.
 ///
-/// Gateways go on meanwhile, and nothing is held for the length of the check but a page of leaves and what was
-/// deleted since it began. Out of scope, unlike in [`super::check`]: claims and open calls against the
+/// Gateways go on meanwhile. Held for the length of the check are the roots of the stored checkpoints, what tells of
+/// erasures and purges, and what was deleted since it began; leaves and sections are read by the page. Out of scope, unlike in [`super::check`]: claims and open calls against the
 /// outcomes, the schema.
 ///
 /// # Errors
@@ -87,7 +87,7 @@ pub async fn check_shared(
     check.strays().await?;
     check.orphans().await?;
     check.missing().await?;
-    let report = check.report;
+    let report = check.report.judged_by(keys);
     pool.close().await;
     Ok(report)
 }

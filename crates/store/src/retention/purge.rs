@@ -68,6 +68,9 @@ impl Purged {
     }
 }
 
+/// How often news of other gateways may come between before a purge that somebody asked for gives up.
+const OVERTAKEN_MAX: u32 = 16;
+
 /// A purge that goes on.
 pub(crate) struct Purging {
     begun: Begun,
@@ -142,10 +145,15 @@ impl Store {
         let work = tokio::spawn(async move {
             store.record_retention().await?;
             let mut purging = store.inner.purging.lock().await;
+            let mut overtaken = 0;
             loop {
                 store.must_lead().await?;
-                if let Some(done) = store.purge_some(&mut purging).await? {
-                    return Ok(done);
+                match store.purge_some(&mut purging).await {
+                    Ok(Some(done)) => return Ok(done),
+                    Ok(None) => {}
+                    // The next step looks again who is on hold.
+                    Err(StoreError::Overtaken) if overtaken < OVERTAKEN_MAX => overtaken += 1,
+                    Err(error) => return Err(error),
                 }
             }
         });
@@ -215,12 +223,14 @@ impl Store {
     }
 
     async fn begin_purge(&self) -> Result<Purging, StoreError> {
-        self.must_believe_clock().await?;
+        // One time for all of it: the clock may step while the log is read.
+        let now_ms = self.now_ms();
+        self.must_believe_clock(now_ms).await?;
         let Inner { read, config, .. } = &*self.inner;
         let tenant = config.tenant.as_str();
         let purges = load_purges(read, tenant).await?;
         let days = config.retention.sections_days();
-        let scan = Scan::begin(read, tenant, days, self.now_ms(), purges.next).await?;
+        let scan = Scan::begin(read, tenant, days, now_ms, purges.next).await?;
         Ok(Purging { begun: purges.pending.unwrap_or_default(), scan })
     }
 

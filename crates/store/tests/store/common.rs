@@ -8,6 +8,7 @@ use std::time::Duration;
 use countersign_model::{AgentId, Draft, Kind, OutcomeStatus, RecordId, TenantId};
 use countersign_store::{
     Clock, Committed, IdSource, IdempotencyClaim, Intent, Outcome, Receipt, Store, StoreConfig,
+    StoreError,
 };
 use serde_json::{Map, json};
 use sqlx::{Connection as _, SqliteConnection};
@@ -72,7 +73,14 @@ impl World {
     }
 
     pub(crate) async fn open(&self) -> Store {
-        Store::open(&self.path(), self.config()).await.unwrap()
+        for _ in 0..100 {
+            match Store::open(&self.path(), self.config()).await {
+                // The writer has a thread of its own: it ends a moment after a runtime that was killed.
+                Err(StoreError::Locked(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("the ledger stays locked");
     }
 
     pub(crate) fn intent(&self) -> Intent {

@@ -21,12 +21,9 @@ use tokio::runtime::Handle;
 
 use crate::anchors::objects::Archive;
 use crate::config::Config;
-use crate::control::{Control, with_store};
+use crate::control::{ACTOR, Control, with_store};
 use crate::paths::Paths;
 use crate::run::store_config;
-
-/// The name under which changes without a gateway are recorded.
-const ACTOR: &str = "command-line";
 /// Characters of a problem that are recorded.
 const PROBLEM_CHARS_MAX: usize = 400;
 
